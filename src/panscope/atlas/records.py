@@ -1,0 +1,99 @@
+"""What an Atlas holds, as frozen values: the same from Parquet to page."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SaeRecord:
+    """One Sae of the atlas.
+
+    `sae` is its id within the suite, `<site>/<name>`. `bin_edges` are the edges of the activation
+    histograms of all its features, in raw model units, one more than there are bins; they grow by a
+    constant factor, so the histogram's axis is logarithmic. Values beyond the ends are counted in
+    the outermost bins.
+    """
+
+    sae: str
+    site: str
+    width: int
+    n_tokens: int
+    n_alive: int
+    bin_edges: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A band of a feature's activation range, `low <= value < high`; bands do not overlap.
+
+    `share` is the share of the feature's firings that fall in it; the shares sum to one.
+    """
+
+    low: float
+    high: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A feature firing in a context.
+
+    `band` indexes the feature's bands (strongest first); -1 is for the strongest contexts of all.
+    `positions` and `values` list where in the context the feature fired and how strongly; `peak` is
+    the position this example was chosen for.
+    """
+
+    band: int
+    context: int
+    peak: int
+    positions: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A row of text as the model read it: token ids, and the document and kind it came from.
+
+    Position 0 is the BOS. `documents` numbers the document of each token.
+    """
+
+    context: int
+    tokens: tuple[int, ...]
+    documents: tuple[int, ...]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """Everything that one pass over the text said about one latent.
+
+    `count` firings among `SaeRecord.n_tokens` tokens give `density`; `max` and `mean` are over the
+    firings, in raw model units, zero for a dead feature. Logits are the effect of the decoder
+    direction through the final norm's gain and the unembedding; token ids beside them.
+    """
+
+    index: int
+    count: int
+    density: float
+    max: float
+    mean: float
+    histogram: tuple[int, ...]
+    top_tokens: tuple[int, ...]
+    top_logits: tuple[float, ...]
+    bottom_tokens: tuple[int, ...]
+    bottom_logits: tuple[float, ...]
+    neighbours: tuple[int, ...]
+    neighbour_cosines: tuple[float, ...]
+    bands: tuple[Band, ...]
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRow:
+    """A feature as one line of a table."""
+
+    index: int
+    density: float
+    max: float
+    mean: float
+    top_tokens: tuple[int, ...]
+    peak_tokens: tuple[int, ...]

@@ -1,0 +1,105 @@
+"""Recipes: TOML files read into frozen, strict models, with overrides and a digest.
+
+A config sits in the module it configures and subclasses `Config`. Unknown keys, wrong types and
+wrong ranges are refused with the key, the value and the nearest right name.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from panscope.errors import ConfigError, NotFound, nearest
+
+
+class Config(BaseModel):
+    """Plain values, frozen and hashable; unknown keys and silent coercions are errors."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, tree: dict[str, Any], where: str) -> Self:
+        """Validate a tree of plain values; `where` opens the message of a refusal.
+
+        The tree goes through JSON, where strict mode takes arrays for tuples and strings for paths.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(tree))
+        except ValidationError as error:
+            raise _config_error(cls, tree, where, error) from error
+
+    def digest(self) -> str:
+        """Name this configuration: SHA-256 of its canonical JSON, 64 hex digits."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+def digest_of(tree: object) -> str:
+    """Hash a tree of plain values independently of key order."""
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a recipe file into a tree."""
+    if not path.is_file():
+        raise NotFound(str(path), "no such recipe", "give the path of a TOML file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"is not TOML ({error})", "correct that line") from error
+
+
+def override(tree: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
+    """Return a copy of `tree` with `dotted.key=value` assignments made; values are TOML, or text.
+
+    >>> override({"train": {"seed": 0}}, ("train.seed=3", "text.path=a.txt"))
+    {'train': {'seed': 3}, 'text': {'path': 'a.txt'}}
+    """
+    changed: dict[str, Any] = json.loads(json.dumps(tree))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(assignment, "is not an override", "write section.key=value")
+        *sections, last = key.split(".")
+        place = changed
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(assignment, f"{section} is a value", "name a key in a section")
+        place[last] = _toml_value(text)
+    return changed
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _config_error(
+    cls: type[BaseModel], tree: dict[str, Any], where: str, error: ValidationError
+) -> ConfigError:
+    """Turn pydantic's first complaint into one sentence with a way out."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(cls, first["loc"][:-1])
+        return ConfigError(where, f"unknown key {key}", nearest(str(first["loc"][-1]), known))
+    if first["type"] == "missing":
+        return ConfigError(where, f"{key} is missing", "add it to the recipe")
+    value = first["input"] if not isinstance(first["input"], dict) else "a section"
+    hint = first["msg"][0].lower() + first["msg"][1:]
+    return ConfigError(where, f"{key} is {value!r}", hint.removeprefix("value error, "))
+
+
+def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """List the fields of the model that sits at `loc` inside `cls`."""
+    model: Any = cls
+    for part in loc:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field is not None else model
+    return list(getattr(model, "model_fields", {}))

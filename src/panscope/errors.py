@@ -1,0 +1,75 @@
+"""What can go wrong, sorted by what the caller should do about it.
+
+Every message has three parts: where it was found, what was found, and what to do.
+
+| error       | exit | HTTP | the caller should            |
+|-------------|------|------|------------------------------|
+| ConfigError | 2    | 422  | correct what they typed      |
+| NotFound    | 3    | 404  | name something that exists   |
+| Corrupt     | 4    | 500  | restore or remake the file   |
+| Incomplete  | 5    | 409  | let the stage finish         |
+| Unsupported | 6    | 422  | use another model or format  |
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PanscopeError(Exception):
+    """A failure that the user can act on; its text says how."""
+
+    exit_code = 1
+    http_status = 500
+
+    def __init__(self, where: str, found: str, do: str) -> None:
+        super().__init__(f"{where}: {found}; {do}")
+
+
+class ConfigError(PanscopeError, ValueError):
+    """Something the user wrote cannot be used."""
+
+    exit_code = 2
+    http_status = 422
+
+
+class NotFound(PanscopeError, LookupError):
+    """Something the user named does not exist."""
+
+    exit_code = 3
+    http_status = 404
+
+
+class Corrupt(PanscopeError):
+    """A file's bytes are not the bytes that were written."""
+
+    exit_code = 4
+
+
+class Incomplete(PanscopeError):
+    """An artefact was begun and not sealed."""
+
+    exit_code = 5
+    http_status = 409
+
+
+class Unsupported(PanscopeError):
+    """A model, format version or device that panscope cannot handle."""
+
+    exit_code = 6
+    http_status = 422
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """Say which known names are closest to a wrong one.
+
+    >>> nearest("resid_pots", ["resid_post", "mlp_out"])
+    'did you mean resid_post?'
+    >>> nearest("zzz", ["a", "b"])
+    'known: a, b'
+    """
+    names = list(dict.fromkeys(known))
+    close = difflib.get_close_matches(wrong, names, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"known: {shown or 'none'}"

@@ -1,0 +1,224 @@
+"""Whole files only: atomic writes, checksums, and the manifest that seals a folder.
+
+An artefact is a folder with `manifest.json`: its kind, the format's version, the digests of the
+configuration and of the inputs it was made from, and size and SHA-256 of every file. The manifest
+is written last, so a folder without one was begun and not finished. Nothing reads a file of an
+artefact without checking its bytes first.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from panscope.config import Config, digest_of
+from panscope.errors import Corrupt, Incomplete, NotFound, PanscopeError, Unsupported
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+
+
+class FileRecord(Config):
+    """Size and SHA-256 of one file of an artefact."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What an artefact is, what it was made from, and the bytes it consists of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    format_version: int
+    digest: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    facts: dict[str, Any]
+    files: dict[str, FileRecord]
+
+
+def artefact_digest(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Name an artefact by what decides its content: configuration and input digests."""
+    return digest_of({"config": dict(config), "inputs": dict(inputs)})
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and takes `path`'s name.
+
+    On an exception the temporary file is removed and `path` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _write_failed(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, tree: object) -> None:
+    """Write a tree of plain values as indented JSON, whole or not at all."""
+    write_bytes(path, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
+
+
+def seal(
+    folder: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    facts: Mapping[str, Any],
+) -> Manifest:
+    """Checksum every file under `folder` and write the manifest that makes it an artefact.
+
+    Hidden files (checkpoints, temporaries) are not part of an artefact.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord(
+            size_bytes=path.stat().st_size, sha256=sha256_of(path)
+        )
+        for path in visible_files(folder)
+    }
+    manifest = Manifest(
+        kind=kind,
+        format_version=FORMAT_VERSION,
+        digest=artefact_digest(config, inputs),
+        config=dict(config),
+        inputs=dict(inputs),
+        facts=dict(facts),
+        files=files,
+    )
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """List the files of an artefact's folder, in order, without manifest and hidden files."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path != folder / MANIFEST
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
+def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
+    """Read an artefact's manifest.
+
+    Raises NotFound for no folder, Incomplete for no manifest, Corrupt for one that is not JSON,
+    Unsupported for another kind or a newer format.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise NotFound(str(folder), "no such folder", "check the path")
+    if not path.is_file():
+        raise Incomplete(str(folder), "has no manifest.json", "run the stage that writes it again")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise Corrupt(
+            str(path), "is not a manifest", "run the stage that wrote it again"
+        ) from error
+    if manifest.format_version > FORMAT_VERSION:
+        found = (
+            f"has format version {manifest.format_version}, this panscope reads {FORMAT_VERSION}"
+        )
+        raise Unsupported(str(folder), found, "upgrade panscope")
+    if kind is not None and manifest.kind != kind:
+        raise Unsupported(str(folder), f"is a {manifest.kind}", f"give the folder of a {kind}")
+    return manifest
+
+
+def checked(folder: Path, manifest: Manifest, name: str) -> Path:
+    """Return the path of an artefact's file after checking its bytes against the manifest."""
+    record = manifest.files.get(name)
+    if record is None:
+        raise NotFound(str(folder / name), "is not in the manifest", "check the name")
+    problem = problem_with(folder / name, record)
+    if problem is not None:
+        raise problem
+    return folder / name
+
+
+def problem_with(path: Path, record: FileRecord) -> Corrupt | None:
+    """Compare a file with its record; None if its bytes are the ones that were written."""
+    remedy = "delete it and run the stage that wrote it again, or restore a copy"
+    if not path.is_file():
+        return Corrupt(str(path), "is missing", remedy)
+    if path.stat().st_size != record.size_bytes:
+        found = f"has {path.stat().st_size} bytes, the manifest says {record.size_bytes}"
+        return Corrupt(str(path), found, remedy)
+    actual = sha256_of(path)
+    if actual != record.sha256:
+        found = f"sha256 is {actual[:12]}..., the manifest says {record.sha256[:12]}..."
+        return Corrupt(str(path), found, remedy)
+    return None
+
+
+def verify(folder: Path) -> list[PanscopeError]:
+    """Check every file of an artefact, or of each artefact below `folder`; list what is wrong."""
+    manifests = sorted(folder.rglob(MANIFEST)) if folder.is_dir() else []
+    if not manifests:
+        read_manifest(folder)
+    problems: list[PanscopeError] = []
+    for path in manifests:
+        try:
+            manifest = read_manifest(path.parent)
+        except PanscopeError as error:
+            problems.append(error)
+            continue
+        found = (problem_with(path.parent / name, r) for name, r in manifest.files.items())
+        problems += [problem for problem in found if problem is not None]
+    return problems
+
+
+def is_made(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    """Say whether `folder` already holds the artefact of this configuration and these inputs."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    return read_manifest(folder).digest == artefact_digest(config, inputs)
+
+
+def clear(folder: Path) -> None:
+    """Remove an artefact, its manifest first, so that a kill leaves it unsealed."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=False)
+
+
+def _write_failed(path: Path, error: OSError) -> PanscopeError:
+    reason = error.strerror or str(error)
+    return PanscopeError(str(path), f"could not be written ({reason})", "free space or permissions")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
