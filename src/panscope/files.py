@@ -117,6 +117,13 @@ def seal(
     return manifest
 
 
+def with_facts(folder: Path, facts: Mapping[str, Any]) -> Manifest:
+    """Replace the facts of a sealed artefact; its files and digest stay as they are."""
+    manifest = read_manifest(folder).model_copy(update={"facts": dict(facts)})
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
+
+
 def visible_files(folder: Path) -> list[Path]:
     """List the files of an artefact's folder, in order, without manifest and hidden files."""
     return [

@@ -1,0 +1,1 @@
+"""Numeric operations. `reference` defines each; the other bodies are tested against it."""

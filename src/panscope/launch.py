@@ -1,0 +1,158 @@
+"""Compose verbs: read a recipe, load the nouns it names, run stages into a run folder.
+
+run/
+  recipe.json     the recipe as it was run
+  events.jsonl    progress and metrics, one event a line
+  store/ suite/ atlas/
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from panscope import config, files
+from panscope.config import override, read_toml
+from panscope.errors import NotFound, nearest
+from panscope.events import Emit
+from panscope.model import load, text
+from panscope.model.load import Config as ModelConfig
+from panscope.model.load import Model
+from panscope.model.text import Config as TextConfig
+from panscope.model.text import Rows
+from panscope.sae.suite import Suite
+from panscope.sites import Site, match_sites
+from panscope.stages import describe, evaluate, harvest, train
+from panscope.stages.describe import Config as DescribeConfig
+from panscope.stages.evaluate import Config as EvaluateConfig
+from panscope.stages.harvest import Config as HarvestConfig
+from panscope.stages.train import BatchesFrom
+from panscope.stages.train import Config as TrainConfig
+from panscope.store.reader import Store
+
+
+class Recipe(config.Config):
+    """A whole suite: the model, its text, and a section for each verb."""
+
+    model: ModelConfig = ModelConfig()
+    text: TextConfig = TextConfig()
+    harvest: HarvestConfig = HarvestConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    describe: DescribeConfig = DescribeConfig()
+    source: Literal["live", "store"] = "live"
+    """Where training takes activations from: a live stream, or the store that harvest wrote."""
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """List the recipes that come with the package, by name."""
+    folder = Path(str(resources.files("panscope"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_recipe(name: str, assignments: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe, by path or by a packaged name, with `section.key=value` overrides."""
+    packaged = packaged_recipes()
+    path = packaged.get(name, Path(name))
+    if not path.is_file():
+        raise NotFound(f"recipe {name}", "no such file or packaged recipe", nearest(name, packaged))
+    return Recipe.parse(override(read_toml(path), assignments), str(path))
+
+
+class Launch:
+    """A recipe on its way into a run folder; the model is loaded when a stage first needs it."""
+
+    def __init__(self, recipe: Recipe, out: Path, emit: Emit) -> None:
+        self.recipe = recipe
+        self.out = out
+        self.emit = emit
+
+    def record_recipe(self) -> None:
+        """Write the recipe into the run folder."""
+        files.write_json(self.out / "recipe.json", self.recipe.model_dump(mode="json"))
+
+    @cached_property
+    def model(self) -> Model:
+        """The model the recipe names."""
+        return load.load(self.recipe.model)
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that are trained, in the order of a forward pass."""
+        return match_sites(self.recipe.train.sites, self.model.n_layers)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The digests of model and text."""
+        return {"model": self.model.digest, "text": text.fingerprint(self.recipe.text)}
+
+    def harvest(self) -> files.Manifest:
+        """Write activations into `store/`."""
+        rows_from = self._rows_from("train")
+        into = self.out / "store"
+        return harvest.run(self.recipe.harvest, self.model, rows_from, self.inputs, into, self.emit)
+
+    def train(self) -> Suite:
+        """Train `suite/` from the live stream, or from `store/` if the recipe says so."""
+        batches_from, inputs = self._from_store() if self.recipe.source == "store" else self._live()
+        into = self.out / "suite"
+        train.run(self.recipe.train, self.sites, batches_from, inputs, into, self.emit)
+        return Suite.open(into)
+
+    def evaluate(self) -> Suite:
+        """Measure `suite/` on held-out text; the metrics go into its manifest."""
+        stage = self.recipe.evaluate
+        rows = self._rows("held_out", stage.batch_rows, 0)
+        batches = list(islice(rows, self._n_batches(stage.tokens, stage.batch_rows)))
+        suite = Suite.open(self.out / "suite")
+        return evaluate.run(stage, self.model, suite, batches, self.inputs, self.emit)
+
+    def describe(self) -> files.Manifest:
+        """Describe every feature of `suite/` into `atlas/`."""
+        stage = self.recipe.describe
+        suite = Suite.open(self.out / "suite")
+        about = {
+            "model": self.recipe.model.model_dump(mode="json"),
+            "text": self.recipe.text.model_dump(mode="json"),
+        }
+        batches = self._rows("train", stage.batch_rows, 0)
+        inputs = {**self.inputs, "suite": suite.manifest.digest}
+        into = self.out / "atlas"
+        return describe.run(stage, self.model, suite, batches, inputs, about, into, self.emit)
+
+    def _rows(
+        self, split: Literal["train", "held_out"], batch_rows: int, skip_rows: int
+    ) -> Iterator[Rows]:
+        return text.rows(self.recipe.text, self.model, split, batch_rows, skip_rows)
+
+    def _rows_from(self, split: Literal["train", "held_out"]) -> Callable[[int], Iterator[Rows]]:
+        return lambda row: self._rows(split, self.recipe.harvest.batch_rows, row)
+
+    def _n_batches(self, tokens: int, batch_rows: int) -> int:
+        return -(-tokens // (batch_rows * self.recipe.text.context))
+
+    def _live(self) -> tuple[BatchesFrom, dict[str, str]]:
+        """Return the live stream of the sites that are trained, and what it is made from."""
+        settings = self.recipe.harvest.model_copy(update={"sites": self.recipe.train.sites})
+        rows_from, size = self._rows_from("train"), self.recipe.train.batch_tokens
+
+        def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:
+            stream = harvest.stream(settings, self.model, rows_from, size, batch)
+            return (batch.values for batch in stream)
+
+        return batches_from, {**self.inputs, "stream": settings.digest()}
+
+    def _from_store(self) -> tuple[BatchesFrom, dict[str, str]]:
+        """Return the stream that visits the store's shards, and what it is made from."""
+        store = Store.open(self.out / "store")
+        size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
+
+        def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:
+            stream = store.batches(self.sites, size, seed, batch=batch)
+            return ({s: v.to(self.model.device) for s, v in b.values.items()} for b in stream)
+
+        return batches_from, {**self.inputs, "store": store.manifest.digest}

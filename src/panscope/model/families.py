@@ -1,0 +1,80 @@
+"""Where each site lives in each architecture: one table, a row a family.
+
+A place is a module's path, relative to a layer or to the whole model, and whether the site is the
+module's input or its output. Gemma 2 (transformers 5): a layer adds
+`post_attention_layernorm(self_attn(input_layernorm(h)))` to the stream, and then
+`post_feedforward_layernorm(mlp(pre_feedforward_layernorm(h)))`, so what a sub-layer adds stands
+after its post-norm, not after the sub-layer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from panscope.errors import Unsupported, nearest
+from panscope.sites import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A module's path (layered sites: below the layer; "" is the layer itself) and which end."""
+
+    path: str
+    end: Literal["input", "output"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """An architecture: where its layers and its sites are.
+
+    `read_only` maps the kinds that an edit cannot reach to the sentence that says what can.
+    """
+
+    name: str
+    layers: str
+    places: Mapping[str, Place]
+    read_only: Mapping[str, str]
+    attention: str
+
+    def place(self, site: Site) -> Place:
+        """Return the module path, from the whole model, and the end at which a site is."""
+        place = self.places[site.kind]
+        if site.layer is None:
+            return place
+        path = f"{self.layers}.{site.layer}"
+        return Place(f"{path}.{place.path}" if place.path else path, place.end)
+
+    def refuse_edit(self, site: Site) -> None:
+        """Raise Unsupported if an edit at a site would not reach all that reads it."""
+        if site.kind in self.read_only:
+            raise Unsupported(f"site {site}", "cannot be edited", self.read_only[site.kind])
+
+
+GEMMA2 = Family(
+    name="gemma2",
+    layers="model.layers",
+    places={
+        "embed": Place("model.embed_tokens", "output"),  # times sqrt(d_model) already
+        "resid_pre": Place("", "input"),
+        "attn_z": Place("self_attn.o_proj", "input"),
+        "attn_out": Place("post_attention_layernorm", "output"),
+        "resid_mid": Place("pre_feedforward_layernorm", "input"),
+        "mlp_in": Place("pre_feedforward_layernorm", "output"),
+        "mlp_out": Place("post_feedforward_layernorm", "output"),
+        "resid_post": Place("", "output"),
+        "logits": Place("", "output"),
+    },
+    # The stream is kept aside before the norm reads it: a hook there reaches the MLP branch only.
+    read_only={"resid_mid": "edit attn_out of the same layer by the same difference"},
+    attention="eager",  # the soft-cap of attention scores lives only in the eager body
+)
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (GEMMA2,)}
+
+
+def family_of(model_type: str, name: str) -> Family:
+    """Look an architecture up by its Hugging Face model type."""
+    if model_type not in FAMILIES:
+        found = f"architecture {model_type!r} is not supported"
+        raise Unsupported(f"model {name}", found, nearest(model_type, FAMILIES))
+    return FAMILIES[model_type]

@@ -1,0 +1,1 @@
+"""Sparse autoencoders as values, and suites of them on disk."""

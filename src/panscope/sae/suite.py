@@ -1,0 +1,92 @@
+"""Suite: a folder of Saes with one manifest.
+
+    suite/
+      manifest.json                       facts: `saes`, one object a Sae
+      <site>/<name>/sae.safetensors       w_enc b_enc w_dec b_dec threshold, float32, folded
+      <site>/<name>/sae.json              kind, width, the sites it reads and writes
+
+A Sae's id is `<site>/<name>`. What evaluation measures is added to the manifest's facts.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from panscope.errors import Corrupt, NotFound, nearest
+from panscope.files import Manifest, checked, read_manifest, replacing, with_facts, write_json
+from panscope.sae.sae import WEIGHTS, Sae
+from panscope.sites import Site
+
+KIND = "suite"
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite opened for reading."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a sealed suite; its files are checked when a Sae is loaded."""
+        return cls(folder, read_manifest(folder, KIND))
+
+    @property
+    def facts(self) -> dict[str, Facts]:
+        """What is known about each Sae, by id, in the order of a forward pass."""
+        return {fact["sae"]: fact for fact in self.manifest.facts["saes"]}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The ids of the Saes, in the order of a forward pass."""
+        return tuple(self.facts)
+
+    def load(self, sae: str) -> Sae:
+        """Load one Sae, after checking its bytes."""
+        if sae not in self.facts:
+            raise NotFound(f"suite {self.folder}", f"no Sae {sae!r}", nearest(sae, self.names))
+        weights = checked(self.folder, self.manifest, f"{sae}/sae.safetensors")
+        described = checked(self.folder, self.manifest, f"{sae}/sae.json")
+        return _read(weights, json.loads(described.read_bytes()))
+
+    def with_metrics(self, metrics: Mapping[str, Facts], facts: Facts) -> Self:
+        """Write metrics beside the Saes' facts, and `facts` beside all; return the suite anew."""
+        saes = [{**fact, "metrics": metrics[sae]} for sae, fact in self.facts.items()]
+        manifest = with_facts(self.folder, {**self.manifest.facts, **facts, "saes": saes})
+        return type(self)(self.folder, manifest)
+
+
+def write_sae(folder: Path, sae_id: str, sae: Sae) -> None:
+    """Write one Sae's weights and description into a suite that is being made."""
+    weights = {name: getattr(sae, name).float().cpu().contiguous() for name in WEIGHTS}
+    with replacing(folder / sae_id / "sae.safetensors") as temporary:
+        save_file(weights, temporary)
+    described = {
+        "kind": "jumprelu",
+        "width": sae.width,
+        "reads": _names(sae.reads),
+        "writes": _names(sae.writes),
+    }
+    write_json(folder / sae_id / "sae.json", described)
+
+
+def _names(sites: Sequence[Site]) -> list[str]:
+    return [str(site) for site in sites]
+
+
+def _read(path: Path, described: Facts) -> Sae:
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise Corrupt(
+            str(path), f"is not safetensors ({error})", "train the suite again"
+        ) from error
+    reads, writes = (tuple(map(Site.parse, described[key])) for key in ("reads", "writes"))
+    return Sae(**{name: weights[name] for name in WEIGHTS}, reads=reads, writes=writes)

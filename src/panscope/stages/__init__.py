@@ -1,0 +1,1 @@
+"""Verbs: what reads some artefacts and writes others; they meet on disk alone."""

@@ -1,0 +1,1 @@
+"""Store: activations on disk, in shards that are shuffled when written."""

@@ -1,0 +1,98 @@
+"""The seeded shuffle that live streams and stores share: buckets, and batches cut from them.
+
+A *bucket* holds the activation vectors of a run of text rows. It is handed out in an order drawn
+from (seed, the bucket's number); a shard of a store is such a bucket on disk. Only whole batches
+are cut: what is left of a bucket, less than a batch, is dropped. So no batch spans two buckets, and
+a stream resumes anywhere by counting tokens and filling one bucket, with no saved buffer.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from panscope.axes import Activations
+from panscope.sites import Site
+
+Column = Int[Tensor, " tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Where vectors come from: token id, document, and position in the row (0 is its BOS)."""
+
+    ids: Column
+    documents: Column
+    positions: Column
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Put columns one after another."""
+        columns = ("ids", "documents", "positions")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in columns))
+
+    def take(self, index: Column) -> Self:
+        """Pick tokens by number."""
+        return type(self)(self.ids[index], self.documents[index], self.positions[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The vectors of the same tokens at several sites, and the order to hand them out in."""
+
+    values: dict[Site, Activations]
+    tokens: Tokens
+    order: Column
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Vectors of the same tokens at several sites; `number` counts the batches before this one.
+
+    `epoch` counts how often the text, or the store, was begun again.
+    """
+
+    values: dict[Site, Activations]
+    tokens: Tokens
+    epoch: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A bucket that is known by its size, and filled only if a batch of it is wanted."""
+
+    epoch: int
+    n_tokens: int
+    fill: Callable[[], Bucket]
+
+
+def permutation(seed: int, number: int, size: int) -> Column:
+    """Draw the order of bucket `number`, or the order of shards in epoch `number`."""
+    return torch.from_numpy(np.random.default_rng((seed, number)).permutation(size))
+
+
+def batches(buckets: Iterable[Pending], batch_tokens: int, skip_batches: int) -> Iterator[Batch]:
+    """Cut buckets into batches, from batch `skip_batches` on; earlier buckets stay unfilled.
+
+    One bucket is held at a time: it is released before the next is filled.
+    """
+    number = 0
+    for pending in buckets:
+        end = number + pending.n_tokens // batch_tokens
+        if skip_batches < end:
+            yield from _cut(pending, batch_tokens, number, max(0, skip_batches - number))
+        number = end
+
+
+def _cut(pending: Pending, batch_tokens: int, number: int, first: int) -> Iterator[Batch]:
+    """Yield a bucket's batches from its batch `first` on; `number` is that of its batch 0."""
+    bucket = pending.fill()
+    for k in range(first, pending.n_tokens // batch_tokens):
+        index = bucket.order[k * batch_tokens : (k + 1) * batch_tokens]
+        values = {site: value[index] for site, value in bucket.values.items()}
+        yield Batch(values, bucket.tokens.take(index), pending.epoch, number + k)

@@ -1,0 +1,1 @@
+"""The explorer: pages and a REST API over a run folder, in one process."""

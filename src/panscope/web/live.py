@@ -1,0 +1,123 @@
+"""Live tests: a text through the model, Saes on its activations. The only door to torch in `web`.
+
+The model and each Sae are loaded on first use and kept. One lock lets one text through at a time:
+hooks sit on the shared module, so two passes at once would read each other's activations.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from panscope.atlas.queries import Catalogue, Columns
+from panscope.errors import ConfigError, Unsupported
+from panscope.model import load, tap
+from panscope.sae.sae import Sae
+from panscope.sae.suite import Suite
+from panscope.sites import Site
+from panscope.web.readings import Activations, Microscope, SaeReading, Seen
+
+N_LABEL_TOKENS = 4
+
+LatentsOfTokens = Float[Tensor, "tokens latents"]
+
+
+class Live:
+    """Runs the model that the atlas names on what people type; implements `ReadsText`."""
+
+    def __init__(self, suite: Path, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._suite = Suite.open(suite)
+        self._model = load.load(_model_config(catalogue))
+        self._saes: dict[str, Sae] = {}
+        self._lock = Lock()
+
+    def activations(self, text: str, sae: str, index: int) -> Activations:
+        """One feature's value on every token."""
+        ids, note = self._encode(text)
+        with self._lock:
+            values = self._latents(ids, [sae])[sae][:, index].tolist()
+        return Activations(self._pieces(ids), tuple(ids[1:]), tuple(values), note)
+
+    def microscope(
+        self, text: str, k: int, max_density: float, saes: Sequence[str] = ()
+    ) -> Microscope:
+        """The `k` strongest features of each token in each of `saes`, denser ones left out."""
+        ids, note = self._encode(text)
+        chosen = saes or self._suite.names
+        with self._lock:
+            latents = self._latents(ids, chosen)
+        readings = tuple(self._reading(sae, latents[sae], k, max_density) for sae in chosen)
+        return Microscope(self._pieces(ids), tuple(ids[1:]), readings, note)
+
+    def _encode(self, text: str) -> tuple[list[int], str]:
+        if not text.strip():
+            raise ConfigError("text", "is empty", "write a word or more")
+        ids = self._model.encode(text)
+        context = self._catalogue.contexts.longest
+        if len(ids) <= context:
+            return ids, ""
+        return ids[:context], f"cut to the first {context - 1} of {len(ids) - 1} tokens"
+
+    def _pieces(self, ids: list[int]) -> tuple[str, ...]:
+        return tuple(self._catalogue.atlas.pieces[token] for token in ids[1:])
+
+    def _latents(self, ids: list[int], names: Sequence[str]) -> dict[str, LatentsOfTokens]:
+        """Each Sae's latents on all tokens but the BOS, after one forward pass."""
+        saes = {name: self._sae(name) for name in names}
+        sites = {site for sae in saes.values() for site in sae.reads}
+        row = torch.tensor([ids], device=self._model.device)
+        with torch.inference_mode():
+            read = tap.run(self._model, row, read=sites).values
+            return {name: _encoded(sae, read) for name, sae in saes.items()}
+
+    def _sae(self, name: str) -> Sae:
+        if name not in self._saes:
+            self._saes[name] = self._suite.load(name)
+        return self._saes[name]
+
+    def _reading(
+        self, name: str, latents: LatentsOfTokens, k: int, max_density: float
+    ) -> SaeReading:
+        columns = self._catalogue.columns(name)
+        too_dense = torch.from_numpy(columns.density > max_density)
+        shown = latents.masked_fill(too_dense, 0)
+        values, indices = shown.topk(min(k, shown.shape[1]))
+        best = [
+            [index for index, value in zip(row, strengths, strict=True) if value > 0]
+            for row, strengths in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
+        listed = sorted({index for row in best for index in row})
+        place = {index: number for number, index in enumerate(listed)}
+        seen = tuple(self._seen(columns, index, latents[:, index]) for index in listed)
+        strongest = tuple(tuple(place[index] for index in row) for row in best)
+        return SaeReading(name, name.partition("/")[0], seen, strongest)
+
+    def _seen(self, columns: Columns, index: int, values: Float[Tensor, "tokens"]) -> Seen:
+        row = columns.row(index)
+        positions = values.nonzero().flatten().tolist()
+        return Seen(
+            index=index,
+            density=row.density,
+            max=row.max,
+            label=tuple(self._catalogue.pieces(row.peak_tokens[:N_LABEL_TOKENS]).values()),
+            positions=tuple(positions),
+            values=tuple(values[positions].tolist()),
+        )
+
+
+def _encoded(sae: Sae, read: dict[Site, Float[Tensor, "1 position d_site"]]) -> LatentsOfTokens:
+    """Encode what a Sae reads at every token but the first, the BOS: no Sae was trained on it."""
+    x = torch.cat([read[site][0, 1:] for site in sae.reads], dim=-1)
+    return sae.encode(x.float().cpu())
+
+
+def _model_config(catalogue: Catalogue) -> load.Config:
+    facts = catalogue.atlas.manifest.facts
+    if "model" not in facts:
+        do = "run describe again with this panscope"
+        raise Unsupported(str(catalogue.atlas.folder), "does not say which model it is of", do)
+    return load.Config.parse(facts["model"], f"{catalogue.atlas.folder} model")

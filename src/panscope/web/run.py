@@ -1,0 +1,145 @@
+"""RunFolder: the folder that is being shown, its parts opened when they are first asked for."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from panscope.atlas.features import Atlas
+from panscope.atlas.queries import Catalogue
+from panscope.errors import NotFound, PanscopeError
+from panscope.files import read_manifest
+from panscope.web.readings import ReadsText
+
+NOT_MEASURED = "This suite has not been measured; run panscope evaluate on it, then reload."
+
+
+@dataclass(frozen=True, slots=True)
+class SaeView:
+    """One Sae as the suite's manifest and the atlas know it; None for what is not known.
+
+    `metrics` are those of evaluation: `l0 fvu delta_loss dead_share ...` and standard errors.
+    """
+
+    sae: str
+    site: str
+    width: int
+    described: bool
+    n_alive: int | None
+    n_tokens: int | None
+    target_l0: float | None
+    seed: int | None
+    trained_tokens: int | None
+    metrics: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteView:
+    """A run as its first page shows it; `notice` says what is missing and what makes it."""
+
+    run: str
+    model: str
+    clean_loss: float | None
+    saes: tuple[SaeView, ...]
+    notice: str
+
+
+class RunFolder:
+    """A folder with `atlas/` and normally `suite/`; live tests load the model on first use."""
+
+    def __init__(self, folder: Path, live: ReadsText | None = None) -> None:
+        self.folder = folder
+        self._live = live
+        self._catalogue: Catalogue | None = None
+        self._lock = Lock()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The atlas; asked for again after a failure, it looks again."""
+        with self._lock:
+            if self._catalogue is None:
+                self._catalogue = Catalogue(_open_atlas(self.folder))
+            return self._catalogue
+
+    @property
+    def live(self) -> ReadsText:
+        """The model and the suite, ready to read text."""
+        catalogue = self.catalogue
+        with self._lock:
+            if self._live is None:
+                # Importing torch takes seconds and 200 MB, and browsing must not need it.
+                from panscope.web.live import Live
+
+                self._live = Live(self.folder / "suite", catalogue)
+            return self._live
+
+    def suite(self) -> SuiteView:
+        """All Saes, with metrics if the suite is there; its manifest is read anew each time."""
+        catalogue = self.catalogue
+        facts, notice = _suite_facts(self.folder / "suite")
+        trained = {fact["sae"]: fact for fact in facts.get("saes", ())}
+        names = dict.fromkeys([*trained, *catalogue.atlas.saes])
+        model = catalogue.atlas.manifest.facts.get("model", {})
+        return SuiteView(
+            run=self.folder.resolve().name,
+            model=str(model.get("name", "unnamed")),
+            clean_loss=facts.get("clean_loss"),
+            saes=tuple(_sae_view(name, trained.get(name), catalogue) for name in names),
+            notice=notice,
+        )
+
+    def sae(self, name: str) -> SaeView:
+        """One described Sae; NotFound names the nearest ids."""
+        self.catalogue.atlas.sae(name)
+        return next(view for view in self.suite().saes if view.sae == name)
+
+
+def _open_atlas(folder: Path) -> Atlas:
+    if not (folder / "atlas").is_dir():
+        do = "give a run folder, or make one with panscope demo or panscope describe"
+        raise NotFound(str(folder), "holds no atlas", do)
+    return Atlas(folder / "atlas")
+
+
+def _suite_facts(folder: Path) -> tuple[Mapping[str, Any], str]:
+    """The suite's facts and what to say of them; a broken suite leaves the atlas readable."""
+    if not folder.is_dir():
+        return (
+            {},
+            "This run has no suite, so no metrics and no live tests; panscope train makes it.",
+        )
+    try:
+        facts = read_manifest(folder, "suite").facts
+    except PanscopeError as error:
+        return {}, f"No metrics and no live tests: {error}."
+    measured = any("metrics" in fact for fact in facts["saes"])
+    return facts, "" if measured else NOT_MEASURED
+
+
+def _sae_view(name: str, fact: Mapping[str, Any] | None, catalogue: Catalogue) -> SaeView:
+    record = catalogue.atlas.saes.get(name)
+    known = fact or {}
+    metrics = known.get("metrics")
+    return SaeView(
+        sae=name,
+        site=name.partition("/")[0],
+        width=record.width if record else known["width"],
+        described=record is not None,
+        n_alive=record.n_alive if record else None,
+        n_tokens=record.n_tokens if record else None,
+        target_l0=known.get("target_l0"),
+        seed=known.get("seed"),
+        trained_tokens=known.get("trained_tokens"),
+        metrics=_finite(metrics) if metrics else None,
+    )
+
+
+def _finite(tree: Any) -> Any:
+    """JSON has no NaN: say null instead."""
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -1,0 +1,35 @@
+// Requests to the API: failures become one sentence, and a newer request ends an older one.
+const running = new Map();
+
+export async function ask(path, body = null, key = path) {
+  running.get(key)?.abort();
+  const control = new AbortController();
+  running.set(key, control);
+  const options = { signal: control.signal };
+  if (body) Object.assign(options, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server does not answer; start panscope serve again, then retry", { cause: error });
+  }
+  const tree = await answer.json();
+  if (!answer.ok) throw new Error(tree.error.message);
+  return tree;
+}
+
+export function cancel(key) {
+  running.get(key)?.abort();
+}
+
+// Say a failure where the result would have been, with a way to try again.
+export function sayFailure(place, error, retry) {
+  if (error.name === "AbortError") return;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Retry";
+  button.onclick = retry;
+  place.hidden = false;
+  place.replaceChildren(`${error.message}. `, button);
+}

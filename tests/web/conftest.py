@@ -1,0 +1,21 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from panscope.web.app import create_app
+from tests.web.fixture_run import SITES, FakeLive, build
+
+SAES = [f"{site}/w64_l0_30_s0" for site in SITES]
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("runs") / "demo")
+
+
+@pytest.fixture(scope="session")
+def client(run_folder: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(run_folder, FakeLive(SAES))) as client:
+        yield client

@@ -1,0 +1,74 @@
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from panscope.errors import ConfigError, NotFound
+from panscope.web.app import serve
+
+
+def test_browsing_imports_no_torch(run_folder: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from panscope.web.app import create_app
+from fastapi.testclient import TestClient
+client = TestClient(create_app(Path({str(run_folder)!r})))
+sae = client.get("/api/saes").json()[0]["sae"]
+for path in ("/", "/sae/" + sae, "/sae/" + sae + "/0", "/microscope"):
+    assert client.get(path).status_code == 200, path
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_port_in_use_is_named(run_folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError) as caught:
+            serve(run_folder, "127.0.0.1", port)
+    assert str(caught.value) == f"port {port}: is in use; give another with --port"
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("256.0.0.1", 8000)])
+def test_an_impossible_address_is_refused(run_folder: Path, host: str, port: int) -> None:
+    with pytest.raises(ConfigError, match="give"):
+        serve(run_folder, host, port)
+
+
+def test_a_folder_without_an_atlas_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="holds no atlas"):
+        serve(tmp_path, "127.0.0.1", 0)
+
+
+def test_serve_announces_its_address_and_answers(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    servers: list[uvicorn.Server] = []
+    original = uvicorn.Server.__init__
+
+    def remembered(self: uvicorn.Server, config: uvicorn.Config) -> None:
+        original(self, config)
+        servers.append(self)
+
+    monkeypatch.setattr(uvicorn.Server, "__init__", remembered)
+    addresses: list[str] = []
+    announced = threading.Event()
+
+    def announce(url: str) -> None:
+        addresses.append(url)
+        announced.set()
+
+    thread = threading.Thread(target=serve, args=(run_folder, "127.0.0.1", 0, announce))
+    thread.start()
+    assert announced.wait(10)
+    assert httpx.get(f"{addresses[0]}/api/saes", timeout=10).status_code == 200
+    servers[0].should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,112 @@
+import json
+import re
+
+import pytest
+from fastapi.testclient import TestClient
+
+from panscope.web import pages
+from tests.web.conftest import SAES
+from tests.web.fixture_run import HOSTILE, IDS, World
+
+SAE = SAES[2]
+PATHS = ["/", f"/sae/{SAE}", f"/sae/{SAE}/0", "/microscope", "/docs", "/help"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_pages_have_landmarks_a_way_up_and_help(client: TestClient, path: str) -> None:
+    html = client.get(path).text
+    for part in ("<main", "<header", 'aria-label="Breadcrumb"', 'lang="en"', 'aria-current="page"'):
+        assert part in html
+    topic = re.search(r'class="what" href="/help#(\w+)"', html)
+    assert topic
+    assert f'id="{topic[1]}"' in client.get("/help").text
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_pages_need_nothing_from_elsewhere(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", answer.text)
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    for asset in re.findall(r'(?:src|href)="(/static/[^"]+)"', answer.text):
+        served = client.get(asset)
+        assert served.status_code == 200
+        assert not re.search(r"https?://(?!www\.w3\.org)", served.text)
+
+
+def test_every_script_that_is_imported_is_served(client: TestClient) -> None:
+    for script in (pages.HERE / "static").glob("*.js"):
+        for name in re.findall(r'from "\./([\w.]+)"', script.read_text()):
+            assert client.get(f"/static/{name}").status_code == 200
+
+
+def test_no_text_of_the_corpus_becomes_markup(client: TestClient) -> None:
+    hostile = IDS[HOSTILE]
+    latent = int(World(SAE, 64).strength[:, hostile].argmax())
+    for path in (f"/sae/{SAE}/{latent}", "/microscope"):
+        html = client.get(path).text
+        assert HOSTILE not in html
+        assert "alert(1)" in html
+    view = client.get(f"/api/sae/{SAE}/feature/{latent}").json()
+    assert HOSTILE in view["pieces"].values()
+
+
+def test_no_text_of_an_address_becomes_markup(client: TestClient) -> None:
+    for path in ("/sae/<script>x", "/<img src=x>", f"/sae/{SAE}?text=<script>x"):
+        html = client.get(path).text
+        assert "<script>x" not in html
+        assert "<img src=x" not in html
+
+
+def test_the_feature_page_holds_its_data(client: TestClient) -> None:
+    html = client.get(f"/sae/{SAE}/0").text
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.S)[1])
+    assert data["view"] == client.get(f"/api/sae/{SAE}/feature/0").json()
+    assert f'rel="next" href="/sae/{SAE}/1"' in html
+    assert 'rel="prev"' not in html
+
+
+def test_a_dead_feature_says_so(client: TestClient) -> None:
+    html = client.get(f"/sae/{SAE}/5").text
+    assert "This feature is dead." in html
+    assert "1\u202f280\u202f000 tokens" in html
+
+
+def test_next_and_previous_skip_the_dead(client: TestClient) -> None:
+    assert f'rel="next" href="/sae/{SAE}/6"' in client.get(f"/sae/{SAE}/4").text
+    assert f'rel="prev" href="/sae/{SAE}/4"' in client.get(f"/sae/{SAE}/6").text
+
+
+def test_random_goes_to_a_feature(client: TestClient) -> None:
+    answer = client.get(f"/sae/{SAE}/random", follow_redirects=False)
+    assert answer.status_code == 307
+    assert re.fullmatch(rf"/sae/{re.escape(SAE)}/\d+", answer.headers["location"])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (0, "0"),
+        (0.99951, "1.00"),
+        (999.6, "1\u202f000"),
+        (12345678, "12\u202f300\u202f000"),
+        (-0.01234, "-0.0123"),
+        (0.00012, "1.20e-4"),
+        (1e12, "1.00e12"),
+    ],
+)
+def test_numbers_have_three_digits(value: float | None, shown: str) -> None:
+    assert pages.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1e-4, "0.0100\u202f%"),
+        (1 / 23_000, "1 in 23\u202f000 tokens"),
+        (1.0, "100\u202f%"),
+        (0.0, "never"),
+    ],
+)
+def test_rare_densities_are_one_in_so_many(value: float, shown: str) -> None:
+    assert pages.density(value) == shown
