@@ -53,7 +53,8 @@ class KneserNey:
         shares = np.full(len(row) - n + 1, 1 / self.n_ids)
         for length, order in enumerate(self.orders, 1):
             grams = grams_of(row[n - length :], length, bits)
-            left_over = found(order.contexts, order.left_over, grams >> bits, missing=1.0)
+            contexts = grams >> np.uint64(bits)
+            left_over = found(order.contexts, order.left_over, contexts, missing=1.0)
             shares = found(order.grams, order.kept, grams, missing=0.0) + left_over * shares
         return shares
 
@@ -84,13 +85,13 @@ def grams_of(row: Ids, length: int, bits: int) -> Grams:
     """Pack every `length` neighbours of the row into one number."""
     grams = np.zeros(len(row) - length + 1, np.uint64)
     for place in range(length):
-        grams = (grams << bits) | row[place : place + len(grams)].astype(np.uint64)
+        grams = (grams << np.uint64(bits)) | row[place : place + len(grams)].astype(np.uint64)
     return grams
 
 
 def order_of(grams: Grams, counts: NDArray[np.int64], bits: int) -> Order:
     """Discount the counts of one length of n-grams, and share them out within each context."""
-    contexts, firsts = np.unique(grams >> bits, return_index=True)
+    contexts, firsts = np.unique(grams >> np.uint64(bits), return_index=True)
     taken = discounts_of(counts)[np.minimum(counts, 3)]
     totals = np.add.reduceat(counts, firsts)
     total_of_gram = np.repeat(totals, np.diff(firsts, append=len(grams)))
@@ -105,7 +106,7 @@ def discounts_of(counts: NDArray[np.int64]) -> Shares:
         return USUAL_DISCOUNTS
     y = n1 / (n1 + 2 * n2)
     estimate = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    return np.clip(estimate, 0, [0, 1, 2, 3])
+    return np.clip(estimate, 0, np.arange(4))
 
 
 def found(keys: Grams, values: Shares, wanted: Grams, missing: float) -> Shares:

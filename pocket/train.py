@@ -1,11 +1,17 @@
 """Train the pocket model: a Gemma 2 of five million parameters, on a CPU or a GPU.
 
-    python pocket/train.py CORPUS OUT [--tokens 20_000_000] [--device cpu]
+    python pocket/train.py CORPUS OUT [--tokens 15_000_000] [--device cpu]
 
-Run again with the same OUT, it resumes at its last checkpoint. Hidden matrices learn by Muon (its
-orthogonalised steps reach a given loss in about two thirds of AdamW's tokens at this size), the
-embedding and the norms by AdamW. The first three quarters of the tokens come in rows of 128, the
-rest in rows of 256, so that the sliding window of 128 matters and the model is good to 256.
+Run again with the same OUT, it resumes at its last checkpoint, at most five minutes old, and ends
+where it would have ended. OUT/model is the folder that ships.
+
+1. Train the tokenizer, and encode the training text as one row of ids (both are kept in OUT).
+2. Learn from rows cut at random places, so that some text is read twice and some never: 128 ids for
+   the first three quarters of the tokens, then 256, where the sliding window of 128 first matters.
+3. Hidden matrices by Muon, the embedding and the norms by AdamW; the learning rates rise over the
+   first hundredth, stay, and fall to nothing over the second half. Products in bf16.
+
+The defaults made the weights in the package. Sampling and measuring have scripts of their own.
 """
 
 import argparse
@@ -13,7 +19,9 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +29,25 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from corpus import BOS, BOS_ID, EOS, N_PIECES, PAD, token_row, train_tokenizer
+import shipped
+from corpus import BOS_ID, N_PIECES, token_row, train_tokenizer
+from panscope.files import replacing
+
+CHECKPOINT_SECONDS = 300
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that decides the weights, besides the corpus."""
 
-    tokens: int = 20_000_000
+    tokens: int = 15_000_000
     batch_tokens: int = 6144
     short_context: int = 128
     long_context: int = 256
     short_share: float = 0.75
     muon_lr: float = 0.02
     adam_lr: float = 4e-3
-    warmup_share: float = 0.01
+    warmup_tokens: int = 240_000
     decay_share: float = 0.5
     seed: int = 0
 
@@ -46,7 +58,8 @@ class Recipe:
     def lr_scale_at(self, seen_tokens: int) -> float:
         """Linear warm-up, a plateau, and a linear decay to nothing."""
         share = seen_tokens / self.tokens
-        return min(1.0, (share + 1e-4) / self.warmup_share, (1 - share) / self.decay_share)
+        rise = (seen_tokens + 2400) / self.warmup_tokens  # from a hundredth
+        return min(1.0, rise, (1 - share) / self.decay_share)
 
 
 def pocket_config() -> Gemma2Config:
@@ -89,50 +102,74 @@ def rows_at(row: np.ndarray, seen: int, n_rows: int, context: int, recipe: Recip
     return torch.from_numpy(ids)
 
 
-def mean_loss(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+def mean_loss(forward: Callable[..., Any], ids: torch.Tensor) -> torch.Tensor:
     """Cross-entropy in nats per predicted token, products in bf16."""
     with torch.autocast(ids.device.type, torch.bfloat16):
-        logits = model(ids, use_cache=False).logits
+        logits = forward(ids, use_cache=False).logits
     return cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
 
 
-def write_checkpoint(path: Path, state: dict[str, object]) -> None:
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+@dataclasses.dataclass
+class Run:
+    """The model being trained, its two optimisers, and how many tokens they have seen."""
+
+    model: Gemma2ForCausalLM
+    opts: list[torch.optim.Optimizer]
+    seen: int = 0
 
 
-def train(row: np.ndarray, out: Path, recipe: Recipe, device: str) -> Gemma2ForCausalLM:
-    """Train to the last token of the recipe, a checkpoint every five minutes."""
+def begin(config: Gemma2Config, recipe: Recipe, device: str) -> Run:
     torch.manual_seed(recipe.seed)
-    model = Gemma2ForCausalLM(pocket_config()).to(device)
-    compiled = torch.compile(model)
-    opts = optimisers(model, recipe)
-    seen, last_write, started = 0, time.monotonic(), time.monotonic()
-    checkpoint = out / "checkpoint.pt"
+    model = Gemma2ForCausalLM(config).to(device)
+    return Run(model, optimisers(model, recipe))
+
+
+def save(run: Run, checkpoint: Path) -> None:
+    opts = [opt.state_dict() for opt in run.opts]
+    with replacing(checkpoint) as temporary:
+        torch.save({"model": run.model.state_dict(), "opts": opts, "seen": run.seen}, temporary)
+
+
+def resume_(run: Run, checkpoint: Path) -> None:
+    """Put the run where `save` was called; the places it will draw follow from `seen`."""
+    state = torch.load(checkpoint, weights_only=True, map_location=run.model.device)
+    run.model.load_state_dict(state["model"])
+    for opt, saved in zip(run.opts, state["opts"], strict=True):
+        opt.load_state_dict(saved)
+    run.seen = state["seen"]
+
+
+def step_(run: Run, forward: Callable[..., Any], row: np.ndarray, recipe: Recipe) -> torch.Tensor:
+    """Learn from one batch and return its loss; `forward` is the run's model, compiled or not."""
+    for opt, base in zip(run.opts, (recipe.muon_lr, recipe.adam_lr), strict=True):
+        opt.param_groups[0]["lr"] = base * recipe.lr_scale_at(run.seen)
+    context = recipe.context_at(run.seen)
+    ids = rows_at(row, run.seen, recipe.batch_tokens // context, context, recipe)
+    loss = mean_loss(forward, ids.to(run.model.device))
+    loss.backward()
+    for opt in run.opts:
+        opt.step()
+        opt.zero_grad()
+    run.seen += ids.numel()
+    return loss
+
+
+def train(
+    row: np.ndarray, out: Path, recipe: Recipe, config: Gemma2Config, device: str = "cpu"
+) -> Gemma2ForCausalLM:
+    """Train to the last token of the recipe, with checkpoints on the way; resume at the last."""
+    run, checkpoint = begin(config, recipe, device), out / "checkpoint.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
-        for opt, saved in zip(opts, state["opts"], strict=True):
-            opt.load_state_dict(saved)
-        seen = state["seen"]
-    first_seen = seen
-    while seen < recipe.tokens:
-        for opt, base in zip(opts, (recipe.muon_lr, recipe.adam_lr), strict=True):
-            opt.param_groups[0]["lr"] = base * recipe.lr_scale_at(seen)
-        context = recipe.context_at(seen)
-        ids = rows_at(row, seen, recipe.batch_tokens // context, context, recipe).to(device)
-        loss = mean_loss(compiled, ids)
-        loss.backward()
-        for opt in opts:
-            opt.step()
-            opt.zero_grad()
-        seen += ids.numel()
-        report(out, seen, loss, (seen - first_seen) / (time.monotonic() - started))
-        if time.monotonic() - last_write > 300 or seen >= recipe.tokens:
-            state = {"model": model.state_dict(), "opts": [o.state_dict() for o in opts]}
-            write_checkpoint(checkpoint, {**state, "seen": seen})
-            last_write = time.monotonic()
-    return model
+        resume_(run, checkpoint)
+    forward = torch.compile(run.model)
+    first_seen, started, written = run.seen, time.monotonic(), time.monotonic()
+    while run.seen < recipe.tokens:
+        loss = step_(run, forward, row, recipe)
+        report(out, run.seen, loss, (run.seen - first_seen) / (time.monotonic() - started))
+        if time.monotonic() - written > CHECKPOINT_SECONDS or run.seen >= recipe.tokens:
+            save(run, checkpoint)
+            written = time.monotonic()
+    return run.model
 
 
 def report(out: Path, seen: int, loss: torch.Tensor, tokens_per_second: float) -> None:
@@ -157,15 +194,6 @@ def load_or_encode(corpus: Path, out: Path, tokenizer: Tokenizer) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def export(model: Gemma2ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the folder that ships: bf16 weights, config, tokenizer."""
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
-    described = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
-    (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
@@ -176,9 +204,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = load_or_train_tokenizer(args.corpus, args.out)
     row = load_or_encode(args.corpus, args.out, tokenizer)
-    recipe = Recipe(tokens=args.tokens)
-    model = train(row, args.out, recipe, args.device)
-    export(model, tokenizer, args.out / "model")
+    model = train(row, args.out, Recipe(tokens=args.tokens), pocket_config(), args.device)
+    shipped.write(model, tokenizer, args.out / "model")
 
 
 if __name__ == "__main__":

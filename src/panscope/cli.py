@@ -122,23 +122,22 @@ def _verb(name: str, does: str) -> Callable[[Any], click.Command]:
 
 
 @_verb("harvest", "Write a model's activations at many sites into a store.")
-def harvest(launch: Any) -> None:
-    """Harvest."""
+def _harvest(launch: Any) -> None:
     launch.harvest()
 
 
 @_verb("train", "Train a suite of Saes, all over one stream of activations.")
-def train(launch: Any) -> None:
+def _train(launch: Any) -> None:
     launch.train()
 
 
 @_verb("evaluate", "Measure every Sae of a suite on held-out text.")
-def evaluate(launch: Any) -> None:
+def _evaluate(launch: Any) -> None:
     OUT.print(_metrics_table(launch.evaluate().facts.values()))
 
 
 @_verb("describe", "Find what every feature responds to, in one pass over text.")
-def describe(launch: Any) -> None:
+def _describe(launch: Any) -> None:
     launch.describe()
 
 
@@ -203,7 +202,9 @@ def _launch(recipe: str, overrides: tuple[str, ...], output: Path) -> Iterator[A
     read = read_recipe(recipe, overrides)
     with Bars(OUT) as bars:
         emit: Emit = fan_out(bars, to_jsonl(output / "events.jsonl"))
-        yield Launch(read, output, emit)
+        launch = Launch(read, output, emit)
+        yield launch
+        launch.record_recipe()
 
 
 def _artefacts(path: Path) -> list[Path]:

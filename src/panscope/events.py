@@ -72,10 +72,10 @@ def fan_out(*sinks: Emit) -> Emit:
 
 def to_jsonl(path: Path) -> Emit:
     """Append each event as a line of JSON with its time (seconds since the epoch) and name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
 
     def emit(event: Event) -> None:
         line = {"time": time.time(), "event": type(event).__name__, **dataclasses.asdict(event)}
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from panscope.config import Config, digest_of
 from panscope.errors import Corrupt, Incomplete, NotFound, PanscopeError, Unsupported
@@ -62,9 +62,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     On an exception the temporary file is removed and `path` stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -73,7 +73,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _write_failed(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_file():
+            temporary.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -98,12 +99,24 @@ def seal(
 
     Hidden files (checkpoints, temporaries) are not part of an artefact.
     """
-    files = {
+    records = {
         path.relative_to(folder).as_posix(): FileRecord(
             size_bytes=path.stat().st_size, sha256=sha256_of(path)
         )
         for path in visible_files(folder)
     }
+    return seal_records(folder, kind, config, inputs, facts, records)
+
+
+def seal_records(
+    folder: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    facts: Mapping[str, Any],
+    records: Mapping[str, FileRecord],
+) -> Manifest:
+    """Write the manifest of files whose checksums were taken when they were written."""
     manifest = Manifest(
         kind=kind,
         format_version=FORMAT_VERSION,
@@ -111,16 +124,16 @@ def seal(
         config=dict(config),
         inputs=dict(inputs),
         facts=dict(facts),
-        files=files,
+        files=dict(records),
     )
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    _write_manifest(folder, manifest)
     return manifest
 
 
 def with_facts(folder: Path, facts: Mapping[str, Any]) -> Manifest:
     """Replace the facts of a sealed artefact; its files and digest stay as they are."""
     manifest = read_manifest(folder).model_copy(update={"facts": dict(facts)})
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    _write_manifest(folder, manifest)
     return manifest
 
 
@@ -138,7 +151,7 @@ def visible_files(folder: Path) -> list[Path]:
 def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     """Read an artefact's manifest.
 
-    Raises NotFound for no folder, Incomplete for no manifest, Corrupt for one that is not JSON,
+    Raises NotFound for no folder, Incomplete for no manifest, Corrupt for one that is damaged,
     Unsupported for another kind or a newer format.
     """
     path = folder / MANIFEST
@@ -146,16 +159,9 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
         raise NotFound(str(folder), "no such folder", "check the path")
     if not path.is_file():
         raise Incomplete(str(folder), "has no manifest.json", "run the stage that writes it again")
-    try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise Corrupt(
-            str(path), "is not a manifest", "run the stage that wrote it again"
-        ) from error
+    manifest = _parsed(path)
     if manifest.format_version > FORMAT_VERSION:
-        found = (
-            f"has format version {manifest.format_version}, this panscope reads {FORMAT_VERSION}"
-        )
+        found = f"has format {manifest.format_version}, this panscope reads {FORMAT_VERSION}"
         raise Unsupported(str(folder), found, "upgrade panscope")
     if kind is not None and manifest.kind != kind:
         raise Unsupported(str(folder), f"is a {manifest.kind}", f"give the folder of a {kind}")
@@ -216,6 +222,26 @@ def clear(folder: Path) -> None:
     """Remove an artefact, its manifest first, so that a kill leaves it unsealed."""
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=False)
+
+
+def _parsed(path: Path) -> Manifest:
+    """Parse a manifest and check it against the checksum it carries."""
+    remedy = "run the stage that wrote it again"
+    try:
+        tree = json.loads(path.read_bytes())
+        written = tree.pop("checksum", None) if isinstance(tree, dict) else None
+        manifest = Manifest.model_validate(tree)
+    except ValueError as error:  # JSON's, UTF-8's and pydantic's
+        raise Corrupt(str(path), "is not a manifest", remedy) from error
+    if written != digest_of(tree):
+        raise Corrupt(str(path), "does not match its own checksum", remedy)
+    return manifest
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a manifest with a checksum of itself."""
+    tree = manifest.model_dump(mode="json")
+    write_json(folder / MANIFEST, {**tree, "checksum": digest_of(tree)})
 
 
 def _write_failed(path: Path, error: OSError) -> PanscopeError:

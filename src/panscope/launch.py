@@ -16,7 +16,7 @@ from typing import Literal
 from torch import Tensor
 
 from panscope import config, files
-from panscope.config import override, read_toml
+from panscope.config import digest_of, override, read_toml
 from panscope.errors import NotFound, nearest
 from panscope.events import Emit
 from panscope.model import load, text
@@ -144,7 +144,8 @@ class Launch:
             stream = harvest.stream(settings, self.model, rows_from, size, batch)
             return (batch.values for batch in stream)
 
-        return batches_from, {**self.inputs, "stream": settings.digest()}
+        shape = settings.model_dump(mode="json", exclude={"tokens"})  # a live stream has no end
+        return batches_from, {**self.inputs, "stream": digest_of(shape)}
 
     def _from_store(self) -> tuple[BatchesFrom, dict[str, str]]:
         """Return the stream that visits the store's shards, and what it is made from."""

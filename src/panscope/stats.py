@@ -146,7 +146,8 @@ class LogHistogram:
 class TopK:
     """For each key the k entries of highest score, with where they came from; ties break by origin.
 
-    `origins` are non-negative integers that name an entry (and -1 where fewer than k were seen).
+    Scores are positive float32. `origins` are non-negative integers that name an entry; where fewer
+    than k were seen the origin is -1 and the score 0.
     """
 
     scores: Float[Tensor, "keys k"]
@@ -155,9 +156,7 @@ class TopK:
     @classmethod
     def zero(cls, n_keys: int, k: int) -> Self:
         """Start with nothing seen."""
-        return cls(
-            torch.full((n_keys, k), -torch.inf), torch.full((n_keys, k), -1, dtype=torch.int64)
-        )
+        return cls(torch.zeros(n_keys, k), torch.full((n_keys, k), -1, dtype=torch.int64))
 
     def add_(
         self,
@@ -204,10 +203,13 @@ class Moves(NamedTuple):
 
 
 def _ranked(keys: Tensor, scores: Tensor, origins: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return which entries are among the first k of their key, by score, and their ranks."""
-    order = torch.argsort(origins, stable=True)
-    order = order[torch.argsort(scores[order], descending=True, stable=True)]
-    order = order[torch.argsort(keys[order], stable=True)]
+    """Return which entries are among the first k of their key, by score, and their ranks.
+
+    Key and score are sorted as one integer: the bits of non-negative floats are in their order.
+    """
+    falling = 0x7FFFFFFF - scores.view(torch.int32).long()
+    order = torch.argsort(origins)
+    order = order[torch.argsort((keys << 32 | falling)[order], stable=True)]
     sorted_keys = keys[order]
     first = torch.searchsorted(sorted_keys, sorted_keys)
     rank = torch.arange(len(order)) - first

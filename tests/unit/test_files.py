@@ -1,4 +1,5 @@
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panscope import files
+from panscope.config import digest_of
 from panscope.errors import Corrupt, Incomplete, NotFound, PanscopeError, Unsupported
 
 
@@ -67,9 +69,25 @@ def test_a_damaged_manifest_and_a_wrong_kind_are_told_apart(artefact: Path):
 
 def test_a_newer_format_is_refused(artefact: Path):
     path = artefact / files.MANIFEST
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
-    with pytest.raises(Unsupported, match="has format version 99"):
+    tree = json.loads(path.read_bytes()) | {"format_version": 99}
+    del tree["checksum"]
+    files.write_json(path, {**tree, "checksum": digest_of(tree)})
+    with pytest.raises(Unsupported, match="has format 99"):
         files.read_manifest(artefact)
+
+
+def test_a_changed_fact_is_found(artefact: Path):
+    path = artefact / files.MANIFEST
+    path.write_text(path.read_text().replace('"n": 3', '"n": 4'))
+    with pytest.raises(Corrupt, match="does not match its own checksum"):
+        files.read_manifest(artefact)
+    assert len(files.verify(artefact)) == 1
+
+
+def test_an_unwritable_folder_is_said(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PanscopeError, match="could not be written"):
+        files.write_json(tmp_path / "file" / "a.json", 1)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path):

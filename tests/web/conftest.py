@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.web.fixture_run import SITES, FakeLive, build
 
 from panscope.web.app import create_app
-from tests.web.fixture_run import SITES, FakeLive, build
 
 SAES = [f"{site}/w64_l0_30_s0" for site in SITES]
 

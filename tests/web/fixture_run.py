@@ -35,7 +35,7 @@ TEXTS = {
         "def area(width, height):\n    return width * height\n",
         "for name in names:\n    if name not in seen:\n        seen.add(name)\n",
         "while queue:\n    node = queue.pop()\n    visit(node)\n    return None\n",
-        f"<p>{HOSTILE}</p>\n",
+        f"page = 1\n{HOSTILE}\n",
     ),
     "French": (
         "Le chat dort sous la table et la pluie tombe sur le jardin.",
@@ -218,7 +218,7 @@ def _record(name: str, width: int, features: Sequence[Feature]) -> dict[str, obj
 def build_suite(run: Path, names: Sequence[str], width: int, with_metrics: bool = True) -> None:
     facts = [_facts(name, width, with_metrics) for name in names]
     (run / "suite").mkdir(parents=True, exist_ok=True)
-    seal(run / "suite", "suite", {}, {}, {"saes": facts, "clean_loss": 3.213})
+    seal(run / "suite", "suite", {}, {}, {"saes": facts, "evaluation": {"clean_loss": 3.213}})
 
 
 def _facts(name: str, width: int, with_metrics: bool) -> dict[str, object]:

@@ -4,7 +4,6 @@ import json
 
 import pytest
 from fastapi.testclient import TestClient
-
 from tests.web.conftest import SAES
 from tests.web.fixture_run import PIECES
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.web.conftest import SAES
+from tests.web.fixture_run import FakeLive, build_suite
 
 from panscope.files import read_manifest
 from panscope.web.app import create_app
-from tests.web.conftest import SAES
-from tests.web.fixture_run import FakeLive, build_suite
 
 SAE = SAES[2]
 REFUSED = [
@@ -112,9 +112,7 @@ def test_a_flipped_byte_is_named_on_every_route(own_run: Path, name: str) -> Non
 
 def test_a_missing_file_is_named(own_run: Path) -> None:
     (own_run / "atlas/contexts.parquet").unlink()
-    assert_fails(
-        own_run, f"/sae/{SAE}/feature/0", 500, "Corrupt", "contexts.parquet: is missing"
-    )
+    assert_fails(own_run, f"/sae/{SAE}/feature/0", 500, "Corrupt", "contexts.parquet: is missing")
 
 
 def test_an_atlas_that_appears_later_is_opened(run_folder: Path, tmp_path: Path) -> None:
@@ -148,13 +146,15 @@ def test_a_broken_suite_is_named_and_the_atlas_still_read(own_run: Path) -> None
 
 
 def test_a_sae_that_is_not_described_yet_is_listed(own_run: Path) -> None:
-    build_suite(own_run, [*SAES, "embed/w64_l0_30_s0"], 64)
+    build_suite(own_run, [*SAES, "attn_z.1/w64_l0_30_s0"], 64)
     page = app(own_run).get("/").text
     assert "not described: run panscope describe" in page
     assert read_manifest(own_run / "suite").kind == "suite"
 
 
-def test_what_nobody_foresaw_has_the_shape_too(own_run: Path, monkeypatch) -> None:
+def test_what_nobody_foresaw_has_the_shape_too(
+    own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = app(own_run)
     monkeypatch.setattr("panscope.web.run.RunFolder.suite", lambda self: 1 / 0)
     answer = client.get("/api/suite")

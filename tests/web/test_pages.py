@@ -3,10 +3,10 @@ import re
 
 import pytest
 from fastapi.testclient import TestClient
-
-from panscope.web import pages
 from tests.web.conftest import SAES
 from tests.web.fixture_run import HOSTILE, IDS, World
+
+from panscope.web import pages
 
 SAE = SAES[2]
 PATHS = ["/", f"/sae/{SAE}", f"/sae/{SAE}/0", "/microscope", "/docs", "/help"]

@@ -11,7 +11,6 @@ Row groups are small, so that one feature is read without reading its neighbours
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,18 +65,29 @@ def features_file(sae: str) -> str:
 
 def write_features(atlas: Path, sae: str, features: Iterable[Feature]) -> None:
     """Write one Sae's features, in index order."""
-    rows = [asdict(feature) for feature in features]
+    rows = [_row(feature) for feature in features]
     _write(atlas / features_file(sae), rows, FEATURE_SCHEMA)
 
 
 def write_contexts(atlas: Path, contexts: Iterable[Context]) -> None:
     """Write the contexts that examples refer to, in order of their number."""
-    _write(atlas / "contexts.parquet", [asdict(context) for context in contexts], CONTEXT_SCHEMA)
+    _write(atlas / "contexts.parquet", [_fields(context) for context in contexts], CONTEXT_SCHEMA)
 
 
 def write_pieces(atlas: Path, pieces: Sequence[str]) -> None:
     """Write how each token id is shown."""
     write_json(atlas / "pieces.json", list(pieces))
+
+
+def _row(feature: Feature) -> dict[str, Any]:
+    """Lay a feature out as a row, its bands and examples as structs."""
+    bands, examples = map(_fields, feature.bands), map(_fields, feature.examples)
+    return {**_fields(feature), "bands": list(bands), "examples": list(examples)}
+
+
+def _fields(record: Feature | Band | Example | Context) -> dict[str, Any]:
+    """Return a record's fields as they are (dataclasses.asdict copies each number: 20 x slower)."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:

@@ -257,7 +257,7 @@ def random_alive(columns: Columns, random: np.random.Generator) -> int:
 def density_histogram(columns: Columns) -> DensityHistogram:
     """Count alive features in bins of a quarter of a decade of density."""
     alive = np.log10(columns.density[columns.density > 0])
-    low = math.floor(float(alive.min())) if alive.size else -1
+    low = min(-1, math.floor(float(alive.min(initial=0))))
     edges = np.arange(low, BIN_DECADES / 2, BIN_DECADES)
     counts, _ = np.histogram(np.clip(alive, low, 0), edges)
     n_dead = len(columns.density) - alive.size
@@ -268,7 +268,8 @@ def _read_columns(atlas: Atlas, contexts: Contexts, sae: str) -> Columns:
     leaves = [f"examples.list.element.{leaf}" for leaf in ("band", "context", "peak")]
     table = atlas.column(sae, "density", "max", "mean", "top_tokens", *leaves).combine_chunks()
     starts, examples = _flat_list(table["examples"])
-    band, context, peak = (examples.field(n).to_numpy() for n in ("band", "context", "peak"))
+    names = ("band", "context", "peak")
+    band, context, peak = (examples.field(n).to_numpy().astype(np.int64) for n in names)
     tokens = contexts.tokens_at(context, peak)
     return Columns(
         density=table["density"].to_numpy(),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from panscope.errors import Unsupported, nearest
+from panscope.errors import Unsupported
 from panscope.sites import Site
 
 
@@ -25,9 +25,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """An architecture: where its layers and its sites are.
+    """An architecture: where its layers and its sites are, and how its attention must be computed.
 
     `read_only` maps the kinds that an edit cannot reach to the sentence that says what can.
+    `attention` is a name that transformers knows as `attn_implementation`.
     """
 
     name: str
@@ -47,7 +48,8 @@ class Family:
     def refuse_edit(self, site: Site) -> None:
         """Raise Unsupported if an edit at a site would not reach all that reads it."""
         if site.kind in self.read_only:
-            raise Unsupported(f"site {site}", "cannot be edited", self.read_only[site.kind])
+            do = self.read_only[site.kind].format(layer=site.layer)
+            raise Unsupported(f"site {site}", "can be read but not edited", do)
 
 
 GEMMA2 = Family(
@@ -65,7 +67,7 @@ GEMMA2 = Family(
         "logits": Place("", "output"),
     },
     # The stream is kept aside before the norm reads it: a hook there reaches the MLP branch only.
-    read_only={"resid_mid": "edit attn_out of the same layer by the same difference"},
+    read_only={"resid_mid": "edit attn_out.{layer} by the same difference"},
     attention="eager",  # the soft-cap of attention scores lives only in the eager body
 )
 
@@ -76,5 +78,5 @@ def family_of(model_type: str, name: str) -> Family:
     """Look an architecture up by its Hugging Face model type."""
     if model_type not in FAMILIES:
         found = f"architecture {model_type!r} is not supported"
-        raise Unsupported(f"model {name}", found, nearest(model_type, FAMILIES))
+        raise Unsupported(f"model {name}", found, f"use a model of {' or '.join(FAMILIES)}")
     return FAMILIES[model_type]

@@ -1,10 +1,16 @@
-"""Load a Hugging Face causal language model and its tokenizer, frozen, as a Model."""
+"""Load a Hugging Face causal language model and its tokenizer, frozen, as a Model.
+
+Only safetensors are read (no pickle) and no code that comes with a model is run. transformers gives
+weights that it does not find random values and a warning; here that is an error.
+"""
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +29,9 @@ from panscope.model.families import Family, family_of
 from panscope.sites import Site
 
 POCKET = "pocket"
+NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+NOT_IN_DIGEST = ("transformers_version", "dtype", "_name_or_path", "architectures")
 
 
 class Config(config.Config):
@@ -32,11 +41,12 @@ class Config(config.Config):
     """A local folder, a Hub id, or "pocket"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "auto"
+    """auto (CUDA if there is one), cpu, cuda or cuda:N."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A frozen language model. `digest` names its weights, configuration and tokenizer."""
+    """A frozen language model. `digest` names its weights, configuration, tokenizer and dtype."""
 
     lm: Any
     tokenizer: Tokenizer
@@ -79,98 +89,168 @@ class Model:
         return [self.bos_id, *ids]
 
     def pieces(self) -> list[str]:
-        """Return how each token id is shown; a piece of a character shows as its bytes in <>."""
+        """Return how each token id is shown; a part of a character shows as its bytes, <E2 80>."""
         return [_piece(self.tokenizer, i) for i in range(self.n_vocab)]
 
-    def to_logits(self, site: Site) -> Float[Tensor, "d_out vocab"]:
-        """Return the linear map from a direction at a site to its effect on the logits.
+    def logit_directions(self) -> Float[Tensor, "d_model vocab"]:
+        """Return the unembedding with the final norm's gain folded in.
 
-        Through the final norm's gain and the unembedding; from `attn_z` first through the output
-        projection and the gain of the norm behind it. Norms divide by a positive number that
-        depends on the rest of the stream, so effects are relative to one another.
+        The norm also divides, by a positive number that depends on the whole stream, and the
+        soft-cap bends: products with a direction are effects relative to one another.
         """
         norm, head = self.lm.model.norm, self.lm.get_output_embeddings()
-        unembedding = torch.as_tensor((1 + norm.weight)[:, None] * head.weight.T).float()
+        directions: Tensor = (1 + norm.weight.float())[:, None] * head.weight.float().T
+        return directions
+
+    def to_logits(self, site: Site) -> Float[Tensor, "d_out vocab"]:
+        """Return the linear map from a direction at a site to its direct effect on the logits.
+
+        From `attn_z` it goes through the output projection and the gain of the norm behind it; at
+        the other sites it is `logit_directions`.
+        """
         if site.kind != "attn_z":
-            return unembedding
+            return self.logit_directions()
         layer = self.lm.model.layers[site.layer]
-        out = layer.self_attn.o_proj.weight.T * (1 + layer.post_attention_layernorm.weight)
-        return torch.as_tensor(out).float() @ unembedding
+        gain = 1 + layer.post_attention_layernorm.weight.float()
+        through: Tensor = layer.self_attn.o_proj.weight.float().T * gain
+        return through @ self.logit_directions()
 
 
 def load(config: Config) -> Model:
-    """Load a model from a folder or the Hub; eval mode, frozen, eager attention for Gemma 2."""
-    path = _pocket_folder() if config.name == POCKET else config.name
+    """Load a model from a folder, the Hub or the package; eval mode, no gradients.
+
+    Raises NotFound for what is not there, Corrupt for damaged files, Unsupported for another
+    architecture or device, ConfigError for a tokenizer that is not the model's.
+    """
+    device, path = _device(config.device), _folder_or_id(config.name)
     with _quiet(), _explained(config.name):
-        described = transformers.AutoConfig.from_pretrained(path)
-        family = family_of(described.model_type, config.name)
-        lm = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, config.dtype), attn_implementation=family.attention
-        )
-        hf_tokenizer = transformers.AutoTokenizer.from_pretrained(path, use_fast=True)
-    lm = lm.eval().requires_grad_(False).to(_device(config.device))
-    special_ids = _special_ids(hf_tokenizer, lm.config.vocab_size, config.name)
-    tokenizer = hf_tokenizer.backend_tokenizer
-    tokenizer.encode_special_tokens = True  # a "<bos>" in a text is text, not a beginning
-    bos_id, digest = hf_tokenizer.bos_token_id, _digest(lm, tokenizer, config)
-    return Model(lm, tokenizer, family, config.name, digest, bos_id, special_ids)
+        family = family_of(_model_type(path), config.name)
+        lm = _weights(path, family, config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    bos_id = _checked_bos(tokenizer, lm.config.vocab_size, config.name)
+    special_ids = frozenset(tokenizer.all_special_ids)
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True  # a "<bos>" in a text is text, not a beginning
+    digest = _digest(lm, backend, bos_id, config)
+    lm = lm.eval().requires_grad_(False).to(device)
+    return Model(lm, backend, family, config.name, digest, bos_id, special_ids)
 
 
-def _pocket_folder() -> str:
-    return str(Path(str(resources.files("panscope"))) / "model" / "pocket")
+def pocket_file(name: str) -> Path:
+    """Return the path of a file of the packaged model, there or not."""
+    return Path(str(resources.files("panscope"))) / "model" / "pocket" / name
+
+
+def _folder_or_id(name: str) -> str:
+    """Check that a local folder is complete; pass on what looks like a Hub id."""
+    folder = pocket_file("") if name == POCKET else Path(name)
+    if not folder.is_dir():
+        if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+            raise NotFound(f"model {name}", "no such folder", "give a model's folder or a Hub id")
+        return name
+    missing = [file for file in NEEDED if not (folder / file).is_file()]
+    if not any((folder / file).is_file() for file in WEIGHTS):
+        missing.append(WEIGHTS[0])
+    if missing:
+        again = "reinstall panscope" if name == POCKET else "save the model there again"
+        raise NotFound(f"model {name}", f"its folder has no {' and no '.join(missing)}", again)
+    return str(folder)
 
 
 def _device(name: str) -> torch.device:
+    has_cuda = torch.cuda.is_available()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except RuntimeError as error:
-        raise Unsupported(f"device {name}", "is not available", "use cpu or auto") from error
+        return torch.device("cuda" if has_cuda else "cpu")
+    known = ["cpu", *["cuda"] * has_cuda, *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if name not in known:
+        do = f"use auto or {' or '.join(known)}"
+        raise Unsupported(f"device {name}", "is not on this machine", do)
+    return torch.device(name)
 
 
-def _special_ids(tokenizer: Any, n_vocab: int, name: str) -> frozenset[int]:
-    """Check that tokenizer and model belong together; return the ids of special tokens."""
+def _model_type(path: str) -> str:
+    described, _ = transformers.PreTrainedConfig.get_config_dict(path)
+    return str(described.get("model_type"))
+
+
+def _weights(path: str, family: Family, config: Config) -> Any:
+    """Load the weights; refuse a set that is not whole."""
+    lm, loading = transformers.AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=getattr(torch, config.dtype),
+        attn_implementation=family.attention,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    where, again = f"model {config.name}", "fetch or save the model again"
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise Corrupt(where, f"{len(missing)} weights are missing, first {missing[0]}", again)
+    for name, weight in lm.named_parameters():
+        if not weight.isfinite().all():
+            raise Corrupt(where, f"{name} holds infinite or undefined numbers", again)
+    return lm
+
+
+def _checked_bos(tokenizer: Any, n_vocab: int, name: str) -> int:
+    """Check that tokenizer and model belong together; return the id that begins a text."""
+    own = "give the folder of the model with its own tokenizer"
     if tokenizer.bos_token_id is None:
-        raise Unsupported(
-            f"model {name}", "its tokenizer has no BOS token", "use its own tokenizer"
-        )
-    if len(tokenizer) > n_vocab:
-        found = f"its tokenizer has {len(tokenizer)} tokens, the model {n_vocab}"
-        raise ConfigError(f"model {name}", found, "give the model's own tokenizer")
-    return frozenset(tokenizer.all_special_ids)
+        raise ConfigError(f"model {name}", "its tokenizer has no BOS token", own)
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= n_vocab:
+        found = f"its tokenizer has token {largest}, the model embeds 0 to {n_vocab - 1}"
+        raise ConfigError(f"model {name}", found, own)
+    return int(tokenizer.bos_token_id)
 
 
-def _digest(lm: Any, tokenizer: Tokenizer, config: Config) -> str:
-    """Hash configuration, weights and tokenizer, all that decides an activation."""
-    hashed = hashlib.sha256(json.dumps(lm.config.to_diff_dict(), sort_keys=True).encode())
-    hashed.update(config.dtype.encode())
-    hashed.update(tokenizer.to_str().encode())
-    for name, tensor in lm.state_dict().items():
-        hashed.update(name.encode())
-        hashed.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+def _digest(lm: Any, tokenizer: Tokenizer, bos_id: int, config: Config) -> str:
+    """Hash what decides an activation: configuration, dtype, tokenizer, weights."""
+    described = {k: v for k, v in lm.config.to_diff_dict().items() if k not in NOT_IN_DIGEST}
+    head = [described, config.dtype, bos_id, tokenizer.to_str()]
+    hashed = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for name, weight in lm.named_parameters():
+        hashed.update(f"{name} {tuple(weight.shape)}".encode())
+        hashed.update(weight.detach().contiguous().view(torch.uint8).numpy())
     return hashed.hexdigest()
 
 
 def _piece(tokenizer: Tokenizer, token_id: int) -> str:
-    """Decode one token; where that is not whole characters, fall back on the piece itself."""
+    """Decode one token; where that is not whole characters, show its bytes."""
     text: str = tokenizer.decode([token_id], skip_special_tokens=False)
-    if text and "�" not in text:
+    if text and "\ufffd" not in text:
         return text
-    return f"<{tokenizer.id_to_token(token_id) or token_id}>"
+    name: str = tokenizer.id_to_token(token_id) or str(token_id)
+    if name.startswith("<") or not set(name) <= set(_byte_letters()):
+        return name
+    return f"<{bytes(_byte_letters()[letter] for letter in name).hex(' ').upper()}>"
+
+
+@cache
+def _byte_letters() -> dict[str, int]:
+    """Map the letters in which byte-level BPE writes bytes to the bytes.
+
+    Printable Latin-1 stands for itself, the other bytes in order for code points from 256 on.
+    """
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = sorted(set(range(256)) - set(plain))
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' bars and notes off the terminal while loading."""
     level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+    has_bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
+        if has_bars:
+            transformers.logging.enable_progress_bar()
 
 
 @contextmanager

@@ -1,21 +1,31 @@
 """Read and edit activations at sites during a forward pass, by hooks that leave no trace.
 
-Hooks are registered for one call and removed whatever happens. They sit on the model's own modules,
-so two threads must not run the same model at once.
+1. Hooks go onto the modules where the sites are, for this call alone.
+2. At each site: the edit, then the reading, then, at the last site of all, the end of the pass.
+3. The hooks are removed, whatever happened.
+
+The hooks sit on the model's own modules: two threads must not run one model at the same time, each
+would read and edit the other's pass. Different models are independent.
+
+A value that was read is the tensor that the pass goes on with, not a copy: Gemma 2 (transformers 5)
+changes no tensor in place (a test compares), and an edit is given a copy.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import Module
+from torch.utils.hooks import RemovableHandle
 
 from panscope.axes import TokenIds
-from panscope.errors import ConfigError, NotFound
-from panscope.model.families import Place
+from panscope.errors import ConfigError, NotFound, Unsupported
 from panscope.model.load import Model
 from panscope.sites import Site
 
@@ -26,12 +36,12 @@ Edit = Callable[[Tensor], Tensor]
 class Run:
     """What a forward pass gave: values at the sites that were read, logits if asked for."""
 
-    values: dict[Site, Float[Tensor, "batch position d"]]
+    values: dict[Site, Float[Tensor, "batch position _"]]
     logits: Float[Tensor, "batch position vocab"] | None
 
 
 class _Enough(Exception):
-    """Raised after the last site that is read, to spare the rest of the forward pass."""
+    """Raised behind the last site that matters, to spare the rest of the forward pass."""
 
 
 def run(
@@ -41,103 +51,118 @@ def run(
     edits: Mapping[Site, Edit] | None = None,
     with_logits: bool = False,
 ) -> Run:
-    """Run a forward pass; replace the values at some sites, then read the values at others.
+    """Run a forward pass; replace the values at some sites, read the values at others.
 
-    An edit maps a site's whole value (batch, position, d) to one of the same shape and dtype; where
-    a site is both edited and read, the edited value is read. Without logits the LM head is not run
-    and the pass stops after the last site that is read. No gradients, no KV cache.
+    An edit maps a site's whole value (batch, position, d) to one of the same shape, dtype and
+    device; where a site is both edited and read, the edited value is read. Without logits the LM
+    head is not run and the pass ends at the last site. No gradients, no KV cache.
+    Raises NotFound for a site that the model lacks, Unsupported for one that cannot be edited or
+    that the pass never reaches, ConfigError for what an edit may not return.
     """
-    sites, changes = tuple(dict.fromkeys(read)), dict(edits or {})
-    for site in (*sites, *changes):
-        _check(model, site)
-    for site in changes:
-        model.family.refuse_edit(site)
-    whole = with_logits or Site("logits") in sites
-    last = None if whole or not sites else max(sites, key=lambda site: site.order)
-    values: dict[Site, Tensor] = {}
-    pending = sorted({*sites, *changes}, key=lambda site: site.order)
-    hooks = ((site, _hook(site, sites, changes, values, last)) for site in pending)
-    logits = None
-    with torch.no_grad(), _installed(model, hooks):
-        try:
-            output = (model.lm if whole else model.lm.model)(ids.to(model.device), use_cache=False)
-            logits = output.logits if with_logits else None
-        except _Enough:
-            pass
-    for site in sites:
-        assert site in values, f"{site} never fired in {model.family.name}"
-    return Run(values, logits)
+    taps = _Taps(model, read, edits or {}, whole=with_logits)
+    with torch.no_grad(), taps.installed():
+        logits = taps.forward(ids.to(model.device))
+    taps.refuse_unreached()
+    return Run(taps.values, logits if with_logits else None)
 
 
-def _check(model: Model, site: Site) -> None:
-    """Refuse a site that this model does not have."""
-    if site.layer is not None and site.layer >= model.n_layers:
+class _Taps:
+    """The hooks of one call, and what they have seen so far."""
+
+    def __init__(
+        self, model: Model, read: Iterable[Site], edits: Mapping[Site, Edit], whole: bool
+    ) -> None:
+        self._model, self._read, self._edits = model, frozenset(read), dict(edits)
+        self._pending = self._read | self._edits.keys()
+        self._whole = whole or Site("logits") in self._pending
+        self.values: dict[Site, Tensor] = {}
+        for site in self._pending:
+            _refuse_absent(model, site)
+        for site in self._edits:
+            model.family.refuse_edit(site)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Put the hooks onto the modules for the length of a with block."""
+        with ExitStack() as stack:
+            for site in self._pending:
+                hook = _register(self._model, site, partial(self._reach, site))
+                stack.callback(hook.remove)
+            yield
+
+    def forward(self, ids: TokenIds) -> Tensor | None:
+        """Run the whole model, or its layers as far as the last site; return logits if any."""
+        if self._whole:
+            logits: Tensor = self._model.lm(ids, use_cache=False).logits
+            return logits
+        with suppress(_Enough):
+            self._model.lm.base_model(ids, use_cache=False)
+        return None
+
+    def refuse_unreached(self) -> None:
+        """Raise Unsupported if a declared site never had a value."""
+        for site in self._pending:
+            raise _unreached(site, f"was not reached in a forward pass of {self._model.name}")
+
+    def _reach(self, site: Site, value: Tensor) -> Tensor:
+        """Edit, then read the value at a site; end the pass if it was the last."""
+        if site in self._edits:
+            value = _edited(site, value, self._edits[site])
+        if site in self._read:
+            self.values[site] = value.detach()
+        self._pending -= {site}
+        if not self._pending and not self._whole:
+            raise _Enough
+        return value
+
+
+def _refuse_absent(model: Model, site: Site) -> None:
+    """Raise NotFound for a layer that the model does not have."""
+    if site.layer is not None and not 0 <= site.layer < model.n_layers:
         do = f"use {site.kind}.0 to {site.kind}.{model.n_layers - 1}"
         raise NotFound(f"site {site}", f"{model.name} has {model.n_layers} layers", do)
 
 
-def _hook(
-    site: Site,
-    sites: Iterable[Site],
-    changes: Mapping[Site, Edit],
-    values: dict[Site, Tensor],
-    last: Site | None,
-) -> Edit:
-    """Make what happens when a site's value appears: edit, then read, then perhaps stop."""
-
-    def at_site(value: Tensor) -> Tensor:
-        if site in changes:
-            value = _edited(site, value, changes[site])
-        if site in sites:
-            values[site] = value.detach()
-        if site == last:
-            raise _Enough
-        return value
-
-    return at_site
+def _unreached(site: Site, found: str) -> Unsupported:
+    return Unsupported(f"site {site}", found, f"transformers {version('transformers')} may be why")
 
 
 def _edited(site: Site, value: Tensor, edit: Edit) -> Tensor:
-    changed = edit(value)
-    if changed.shape != value.shape or changed.dtype != value.dtype:
+    """Apply an edit to a copy: one that works in place must not reach what was read before."""
+    changed = edit(value.clone())
+    if _described(changed) != _described(value):
         found = f"the edit returned {_described(changed)} for {_described(value)}"
-        raise ConfigError(f"site {site}", found, "return the same shape and dtype")
+        raise ConfigError(f"site {site}", found, "return the same shape, dtype and device")
     return changed
 
 
-def _described(value: Tensor) -> str:
-    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
-@contextmanager
-def _installed(model: Model, hooks: Iterable[tuple[Site, Edit]]) -> Iterator[None]:
-    """Install hooks for the length of a with block."""
-    handles = []
+def _register(model: Model, site: Site, reach: Edit) -> RemovableHandle:
+    """Put one hook onto the module where a site is."""
+    place = model.family.place(site)
     try:
-        for site, at_site in hooks:
-            place = model.family.place(site)
-            handles.append(_register(model.lm.get_submodule(place.path), place, at_site))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _register(module: Any, place: Place, at_site: Edit) -> Any:
+        module: Module = model.lm.get_submodule(place.path)
+    except AttributeError as error:
+        raise _unreached(site, f"{model.name} has no module {place.path}") from error
     if place.end == "input":
-        return module.register_forward_pre_hook(lambda _, args: (at_site(args[0]), *args[1:]))
-    return module.register_forward_hook(lambda _, __, output: _through(output, at_site))
+        return module.register_forward_pre_hook(lambda _, args: (reach(args[0]), *args[1:]))
+    return module.register_forward_hook(lambda _, __, output: _through(output, reach))
 
 
-def _through(output: Any, at_site: Edit) -> Any:
-    """Apply a hook to a module's output: a tensor, a tuple that begins with one, or logits.
+def _through(output: Any, reach: Edit) -> Any:
+    """Reach the value in a module's output: a tensor, a tuple that begins with one, or logits.
 
     transformers 5 layers return a tensor; older ones a tuple, whose first element is not the first
     row of a batch.
     """
     if isinstance(output, Tensor):
-        return at_site(output)
+        return reach(output)
     if isinstance(output, tuple):
-        return (at_site(output[0]), *output[1:])
-    output.logits = at_site(output.logits)
+        return (reach(output[0]), *output[1:])
+    output.logits = reach(output.logits)
     return output

@@ -13,13 +13,15 @@ import gzip
 import hashlib
 import json
 import lzma
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from pydantic import Field
@@ -28,12 +30,13 @@ from torch import Tensor
 from panscope import config
 from panscope.axes import TokenIds, TokenMask
 from panscope.config import digest_of
-from panscope.errors import ConfigError, Corrupt, NotFound, nearest
+from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError, Unsupported, nearest
 from panscope.files import sha256_of
-from panscope.model.load import POCKET, Model
+from panscope.model.load import POCKET, Model, pocket_file
 
 Split = Literal["train", "held_out"]
-ENCODE_DOCUMENTS = 256  # at a time: the tokenizer then uses all cores
+ENCODE_CHARACTERS = 1_000_000  # at a time: enough to use all cores, and memory stays small
+HUB = "hf://"
 OPENERS = {".jsonl": open, ".gz": gzip.open, ".xz": lzma.open}
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".parquet")
 
@@ -73,6 +76,14 @@ class Row(NamedTuple):
     kind: str
 
 
+class Encoded(NamedTuple):
+    """A document's tokens, without BOS."""
+
+    number: int
+    kind: str
+    ids: list[int]
+
+
 def rows(
     config: Config, model: Model, split: Split, batch: int, skip_rows: int = 0
 ) -> Iterator[Rows]:
@@ -85,16 +96,18 @@ def rows(
     packed = _packed(_encoded(chosen, model), config.context, model.bos_id)
     first = next(packed, None)
     if first is None:
-        found = f"the {split} part has less than one row of {config.context} tokens"
-        raise ConfigError(f"text {config.path}", found, "give more text or a smaller text.context")
-    rest = islice(_chained(first, packed), skip_rows, None)
+        found = f"its {split} part does not fill a row of {config.context} tokens"
+        do = "give more text, or set a smaller text.context or another text.held_out"
+        raise ConfigError(f"text {config.path}", found, do)
+    special_ids = torch.tensor(sorted(model.special_ids))
+    rest = islice(chain([first], packed), skip_rows, None)
     while taken := list(islice(rest, batch)):
-        yield _stacked(taken, model.special_ids)
+        yield _stacked(taken, special_ids)
 
 
 def fingerprint(config: Config) -> str:
     """Name a text by its configuration and, where it is here, by its bytes."""
-    if config.path.startswith("hf://"):
+    if config.path.startswith(HUB):
         return config.digest()
     found = [(path.name, sha256_of(path)) for path in _local_files(config.path)]
     return digest_of({"config": config.model_dump(mode="json"), "files": found})
@@ -102,101 +115,156 @@ def fingerprint(config: Config) -> str:
 
 def documents(config: Config) -> Iterator[Document]:
     """Yield the documents of a text in order."""
-    if config.path.startswith("hf://"):
-        yield from _hub_documents(config)
+    if config.path.startswith(HUB):
+        name, _, part = config.path.removeprefix(HUB).partition(":")
+        yield from _streamed(config, name, part or "train")
         return
     for path in _local_files(config.path):
-        if path.suffix == ".txt":
-            yield Document(_whole_text(path), "")
-        elif path.suffix == ".parquet":
-            yield from _parquet_documents(path, config.field)
+        if path.suffix == ".parquet":
+            yield from _streamed(config, "parquet", "train", str(path))
         else:
-            yield from _json_documents(path, config.field)
+            with _unpacked(path):
+                yield from _txt(path) if path.suffix == ".txt" else _jsonl(path, config.field)
 
 
 def _local_files(name: str) -> list[Path]:
     """List the files of a text."""
-    path = _pocket_text() if name == POCKET else Path(name)
+    path = pocket_file("text.jsonl.xz") if name == POCKET else Path(name)
     if path.is_dir():
         found = sorted(path.glob("*.txt"))
         if not found:
             raise NotFound(f"text {name}", "the folder has no .txt file", "give a file or a folder")
         return found
     if not path.is_file():
-        raise NotFound(f"text {name}", "no such file", "check the path")
+        do = "reinstall panscope" if name == POCKET else "check the path"
+        raise NotFound(f"text {name}", f"no file {path.name}", do)
     if not path.name.endswith(SUFFIXES):
         do = f"give one of {' '.join(SUFFIXES)}, or hf://owner/name"
-        raise ConfigError(f"text {name}", f"cannot read {path.suffix or 'this'} files", do)
+        raise ConfigError(f"text {name}", f"cannot read {path.suffix or 'nameless'} files", do)
     return [path]
 
 
-def _pocket_text() -> Path:
-    return Path(str(resources.files("panscope"))) / "model" / "pocket" / "text.jsonl.xz"
+def _txt(path: Path) -> Iterator[Document]:
+    yield Document(_utf8(path.read_bytes(), str(path)), "")
 
 
-def _whole_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from error
-
-
-def _json_documents(path: Path, field: str) -> Iterator[Document]:
+def _jsonl(path: Path, field: str) -> Iterator[Document]:
     opener: Any = OPENERS[path.suffix]
+    with opener(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                where = f"{path}:{number}"
+                yield _document(_json(_utf8(line, where), where), field, where)
+
+
+@contextmanager
+def _unpacked(path: Path | str) -> Iterator[None]:
+    """Turn the ways in which reading a file fails into sentences."""
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _document(_json_line(path, number, line), field, f"{path}:{number}")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from error
-    except (gzip.BadGzipFile, lzma.LZMAError, EOFError) as error:
+        yield
+    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         found = f"cannot be unpacked ({error})"
         raise Corrupt(f"text {path}", found, "fetch or make the file again") from error
+    except OSError as error:
+        do = "check the file and who may read it"
+        raise NotFound(f"text {path}", f"cannot be read ({_first_line(error)})", do) from error
 
 
-def _json_line(path: Path, number: int, line: str) -> Any:
+def _utf8(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"is not UTF-8 at byte {error.start}"
+        raise ConfigError(f"text {where}", found, "convert the file to UTF-8") from error
+
+
+def _json(line: str, where: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
-        where = f"text {path}:{number}"
-        raise ConfigError(where, f"is not JSON ({error.msg})", "write one object a line") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        found = f"is not JSON ({error})"
+        raise ConfigError(f"text {where}", found, "write one object a line") from error
 
 
 def _document(record: Any, field: str, where: str) -> Document:
-    fields = record if isinstance(record, dict) else {}
-    text = fields.get(field)
+    """Take text and kind out of a record."""
+    if not isinstance(record, dict):
+        found = f"is a JSON {type(record).__name__}"
+        raise ConfigError(f"text {where}", found, "write one object a line")
+    if field not in record:
+        do = f"set text.field ({nearest(field, record)})"
+        raise ConfigError(f"text {where}", f"has no field {field!r}", do)
+    text = record[field]
     if not isinstance(text, str):
-        found = f"has no text in field {field!r}"
-        raise ConfigError(f"text {where}", found, f"set text.field; {nearest(field, fields)}")
-    return Document(text, str(fields.get("kind", "")))
+        found = f"field {field!r} is {type(text).__name__}, not text"
+        raise ConfigError(f"text {where}", found, "set text.field to a field of text")
+    return Document(_whole_characters(text), str(record.get("kind", "")))
 
 
-def _parquet_documents(path: Path, field: str) -> Iterator[Document]:
-    from datasets import load_dataset  # an extra, and seconds to import
+def _whole_characters(text: str) -> str:
+    r"""Replace halves of surrogate pairs, which JSON can escape and UTF-8 cannot hold, by U+FFFD.
 
-    streamed = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-    for number, record in enumerate(streamed):
-        yield _document(record, field, f"{path}:{number}")
+    Crawled text has them; one must not end a pass over millions of documents.
 
-
-def _hub_documents(config: Config) -> Iterator[Document]:
-    from datasets import load_dataset
-
-    name, _, split = config.path.removeprefix("hf://").partition(":")
+    >>> _whole_characters("a\ud83d") == "a\ufffd"
+    True
+    """
     try:
-        streamed = load_dataset(name, split=split or "train", streaming=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        found = f"cannot be opened ({str(error).splitlines()[0]})"
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _streamed(
+    config: Config, name: str, split: str, data_files: str | None = None
+) -> Iterator[Document]:
+    """Read documents through the `datasets` library: Parquet files and what is on the Hub."""
+    records = _opened(config, name, split, data_files)
+    with _unpacked(config.path), _of_arrow(config.path):
+        for number, record in enumerate(records):
+            yield _document(record, config.field, f"{config.path}:{number}")
+
+
+def _opened(config: Config, name: str, split: str, data_files: str | None) -> Iterable[Any]:
+    load_dataset = _load_dataset(config.path)
+    where = f"text {config.path}"
+    try:
+        records: Iterable[Any] = load_dataset(
+            name, data_files=data_files, split=split, streaming=True
+        )
+    except (OSError, RuntimeError) as error:
         do = "check the name and the network, or give a local file"
-        raise NotFound(f"text {config.path}", found, do) from error
-    for number, record in enumerate(streamed):
-        yield _document(record, config.field, f"{config.path}:{number}")
+        raise NotFound(where, f"cannot be opened ({_first_line(error)})", do) from error
+    except ValueError as error:
+        do = "name a part that it has: hf://owner/name:split"
+        raise ConfigError(where, f"cannot be opened ({_first_line(error)})", do) from error
+    return records
 
 
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> ConfigError:
-    found = f"is not UTF-8 at byte {error.start}"
-    return ConfigError(f"text {path}", found, "convert the file to UTF-8")
+@contextmanager
+def _of_arrow(path: str) -> Iterator[None]:
+    try:
+        yield
+    except PanscopeError:
+        raise
+    except ValueError as error:  # ArrowInvalid; pyarrow itself is not imported here
+        found = f"cannot be read ({_first_line(error)})"
+        raise Corrupt(f"text {path}", found, "fetch or make the file again") from error
+
+
+def _load_dataset(path: str) -> Any:
+    try:
+        import datasets  # an extra, and seconds to import
+    except ImportError as error:
+        do = "pip install 'panscope[data]'"
+        raise Unsupported(f"text {path}", "needs the datasets library", do) from error
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    return datasets.load_dataset
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _of_split(
@@ -213,20 +281,32 @@ def _is_held_out(number: int, share: float) -> bool:
     return int.from_bytes(drawn, "big") < share * 2**64
 
 
-def _encoded(
-    numbered: Iterator[tuple[int, Document]], model: Model
-) -> Iterator[tuple[int, str, list[int]]]:
-    """Tokenise documents, some hundreds at a time."""
-    while part := list(islice(numbered, ENCODE_DOCUMENTS)):
+def _encoded(numbered: Iterable[tuple[int, Document]], model: Model) -> Iterator[Encoded]:
+    """Tokenise documents, many at a time; leave out those without a token."""
+    for part in _portions(numbered):
         texts = [document.text for _, document in part]
         encodings = model.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         for (number, document), encoding in zip(part, encodings, strict=True):
-            yield number, document.kind, encoding.ids
+            if ids := encoding.ids:
+                yield Encoded(number, document.kind, ids)
 
 
-def _packed(
-    encoded: Iterator[tuple[int, str, list[int]]], context: int, bos_id: int
-) -> Iterator[Row]:
+def _portions(
+    numbered: Iterable[tuple[int, Document]],
+) -> Iterator[list[tuple[int, Document]]]:
+    """Group documents into lists of about ENCODE_CHARACTERS."""
+    part: list[tuple[int, Document]] = []
+    n_characters = 0
+    for number, document in numbered:
+        part.append((number, document))
+        n_characters += len(document.text)
+        if n_characters >= ENCODE_CHARACTERS:
+            yield part
+            part, n_characters = [], 0
+    yield part
+
+
+def _packed(encoded: Iterable[Encoded], context: int, bos_id: int) -> Iterator[Row]:
     """Cut the documents, each behind a BOS, into rows of exactly `context` ids."""
     row = Row([], [], "")
     for number, kind, ids in encoded:
@@ -244,13 +324,8 @@ def _packed(
                 row = Row([], [], "")
 
 
-def _chained(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rest
-
-
-def _stacked(taken: list[Row], special_ids: frozenset[int]) -> Rows:
-    ids = torch.tensor([row.ids for row in taken])
-    documents = torch.tensor([row.documents for row in taken])
-    mask = ~torch.isin(ids, torch.tensor(sorted(special_ids)))
+def _stacked(taken: list[Row], special_ids: Int[Tensor, " special"]) -> Rows:
+    ids = torch.from_numpy(np.array([row.ids for row in taken]))  # 5x torch.tensor of lists
+    documents = torch.from_numpy(np.array([row.documents for row in taken]))
+    mask = torch.isin(ids, special_ids, invert=True)
     return Rows(ids, documents, mask, tuple(row.kind for row in taken))

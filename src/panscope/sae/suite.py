@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from panscope.errors import Corrupt, NotFound, nearest
-from panscope.files import Manifest, checked, read_manifest, replacing, with_facts, write_json
+from panscope.files import Manifest, checked, read_manifest, with_facts, write_bytes, write_json
 from panscope.sae.sae import WEIGHTS, Sae
 from panscope.sites import Site
 
@@ -66,8 +66,7 @@ class Suite:
 def write_sae(folder: Path, sae_id: str, sae: Sae) -> None:
     """Write one Sae's weights and description into a suite that is being made."""
     weights = {name: getattr(sae, name).float().cpu().contiguous() for name in WEIGHTS}
-    with replacing(folder / sae_id / "sae.safetensors") as temporary:
-        save_file(weights, temporary)
+    write_bytes(folder / sae_id / "sae.safetensors", save(weights))
     described = {
         "kind": "jumprelu",
         "width": sae.width,

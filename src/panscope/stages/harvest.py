@@ -24,7 +24,7 @@ from panscope.model.load import Model
 from panscope.model.text import Rows
 from panscope.sites import Site, match_sites
 from panscope.store.layout import KIND, DType, Facts, Seal
-from panscope.store.shuffle import Batch, Bucket, Pending, Tokens, batches, permutation
+from panscope.store.shuffle import Batch, Bucket, Pending, Tokens, batches, joined, permutation
 from panscope.store.writer import resume, seal_store, write_shard
 
 STAGE = "harvest"
@@ -225,7 +225,7 @@ def _fill(
             values[site][start:end] = value.flatten(0, 1)[kept]
         columns.append(_tokens(passed, model.device).take(kept))
     order = permutation(config.seed, number, n_tokens).to(model.device)
-    return Bucket(values, Tokens.join(columns), order)
+    return Bucket(values, joined(columns), order)
 
 
 def _tokens(rows: Rows, device: torch.device) -> Tokens:

@@ -29,15 +29,15 @@ class Tokens:
     documents: Column
     positions: Column
 
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        """Put columns one after another."""
-        columns = ("ids", "documents", "positions")
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in columns))
-
     def take(self, index: Column) -> Self:
         """Pick tokens by number."""
         return type(self)(self.ids[index], self.documents[index], self.positions[index])
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """Put tokens one after another."""
+    columns = ("ids", "documents", "positions")
+    return Tokens(*(torch.cat([getattr(part, name) for part in parts]) for name in columns))
 
 
 @dataclass(frozen=True, slots=True)

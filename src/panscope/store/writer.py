@@ -60,6 +60,8 @@ def resume(store: Path, key: str) -> tuple[dict[int, Seal], list[Corrupt]]:
     """
     _refuse_foreign(store, key)
     (store / files.MANIFEST).unlink(missing_ok=True)
+    for left_over in store.glob(f".{files.MANIFEST}.*.tmp"):
+        left_over.unlink()
     seals: dict[int, Seal] = {}
     damaged: list[Corrupt] = []
     for number, shard in shards_in(store):
@@ -86,21 +88,13 @@ def seal_store(
         name = shard_name(number)
         recorded |= {f"{name}/{file}": record for file, record in seal.files.items()}
         recorded[f"{name}/{SEAL}"] = _record(seal.to_bytes())
-    manifest = Manifest(
-        kind=KIND,
-        format_version=files.FORMAT_VERSION,
-        digest=files.artefact_digest(config, inputs),
-        config=dict(config),
-        inputs=dict(inputs),
-        facts=facts.model_dump(mode="json"),
-        files=recorded,
-    )
-    files.write_json(store / files.MANIFEST, manifest.model_dump(mode="json"))
-    return manifest
+    return files.seal_records(store, KIND, config, inputs, facts.model_dump(mode="json"), recorded)
 
 
 def _refuse_foreign(store: Path, key: str) -> None:
     do = "choose another output or delete that folder"
+    if store.exists() and not store.is_dir():
+        raise ConfigError(str(store), "is a file", "choose another output")
     known = {files.MANIFEST, *(shard.name for _, shard in shards_in(store))}
     for path in store.iterdir() if store.is_dir() else ():
         if path.name not in known and not path.name.startswith("."):
@@ -121,7 +115,7 @@ def _columns(bucket: Bucket) -> dict[str, Tensor]:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
-    """Write a safetensors file; through bytes, as its own writer reports a full disk no better.
+    """Write a safetensors file through bytes, since its own writer's failures are no OSError.
 
     The checksum is that of the bytes in memory: what the disk makes of them is checked against it.
     """

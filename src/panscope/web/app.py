@@ -65,10 +65,10 @@ def serve(
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 1 << 16:
+        raise ConfigError(f"port {port}", "is not a port", "give --port 1 to 65535")
     try:
         return socket.create_server((host, port), backlog=128)
-    except OverflowError as error:
-        raise ConfigError(f"port {port}", "is not a port", "give --port 1 to 65535") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"port {port}", "is in use", "give another with --port") from error

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from panscope.atlas.features import Atlas
 from panscope.atlas.queries import Catalogue, Columns
 from panscope.errors import ConfigError, Unsupported
 from panscope.model import load, tap
@@ -32,6 +33,8 @@ class Live:
         self._catalogue = catalogue
         self._suite = Suite.open(suite)
         self._model = load.load(_model_config(catalogue))
+        made_from = {"model": self._model.digest, "suite": self._suite.manifest.digest}
+        _check_same(catalogue.atlas, made_from)
         self._saes: dict[str, Sae] = {}
         self._lock = Lock()
 
@@ -113,6 +116,14 @@ def _encoded(sae: Sae, read: dict[Site, Float[Tensor, "1 position d_site"]]) -> 
     """Encode what a Sae reads at every token but the first, the BOS: no Sae was trained on it."""
     x = torch.cat([read[site][0, 1:] for site in sae.reads], dim=-1)
     return sae.encode(x.float().cpu())
+
+
+def _check_same(atlas: Atlas, now: dict[str, str]) -> None:
+    """Refuse to set live values of one model or suite beside the statistics of another."""
+    for name, digest in now.items():
+        if atlas.manifest.inputs.get(name, digest) != digest:
+            found = f"was made from another {name} than the one there now"
+            raise Unsupported(str(atlas.folder), found, "run describe again")
 
 
 def _model_config(catalogue: Catalogue) -> load.Config:

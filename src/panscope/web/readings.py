@@ -5,7 +5,7 @@ Token lists leave the BOS out, so the token at place 0 of a list stood at positi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Microscope:
     note: str
 
 
+@runtime_checkable
 class ReadsText(Protocol):
     """Runs the model on a text and reads Saes on it."""
 

@@ -85,7 +85,7 @@ class RunFolder:
         return SuiteView(
             run=self.folder.resolve().name,
             model=str(model.get("name", "unnamed")),
-            clean_loss=facts.get("clean_loss"),
+            clean_loss=facts.get("evaluation", {}).get("clean_loss"),
             saes=tuple(_sae_view(name, trained.get(name), catalogue) for name in names),
             notice=notice,
         )

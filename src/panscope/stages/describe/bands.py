@@ -12,7 +12,7 @@ from torch import Tensor
 
 from panscope.atlas.records import Band, Example, Feature
 from panscope.stages.describe.directions import Directions
-from panscope.stages.describe.tally import BINS_PER_SAMPLE_BIN, SAMPLES, Examples, Tally
+from panscope.stages.describe.tally import BINS_PER_SAMPLE_BIN, Examples, Tally
 
 BAND_SHARE = 0.25
 EXAMPLES_A_BAND = 4
@@ -69,23 +69,28 @@ def _feature(tally: Tally, directions: Directions, latent: int) -> Feature:
 
 def _examples(tally: Tally, latent: int, joined: Sequence[Span]) -> Iterator[Example]:
     """Yield the strongest contexts, then each band's sample, no context twice."""
-    context = tally.strongest.windows.shape[2]
     shown: set[int] = set()
-    for rank, origin in enumerate(tally.strongest.best.origins[latent].tolist()):
-        if origin >= 0:
-            shown.add(origin // context)
-            yield _example(tally.strongest, latent, rank, STRONGEST)
+    n_top = tally.strongest.windows.shape[1]
+    yield from _unseen(tally.strongest, [latent], STRONGEST, n_top, shown)
     n_sample_bins = tally.histogram.n_bins // BINS_PER_SAMPLE_BIN
     for band, span in enumerate(joined):
         keys = range(latent * n_sample_bins + span.first, latent * n_sample_bins + span.end)
-        fresh = [
-            (float(tally.sampled.best.scores[key, rank]), key, rank)
-            for key in keys
-            for rank in range(SAMPLES)
-            if int(tally.sampled.best.origins[key, rank]) // context not in shown | {-1}
-        ]
-        for _, key, rank in sorted(fresh, reverse=True)[:EXAMPLES_A_BAND]:
-            yield _example(tally.sampled, key, rank, band)
+        yield from _unseen(tally.sampled, keys, band, EXAMPLES_A_BAND, shown)
+
+
+def _unseen(
+    kept: Examples, keys: Sequence[int], band: int, n: int, shown: set[int]
+) -> Iterator[Example]:
+    """Yield up to n examples of some keys, best first, from contexts not shown; mark them shown."""
+    context = kept.windows.shape[2]
+    slots = [(key, rank) for key in keys for rank in range(kept.windows.shape[1])]
+    slots = [slot for slot in slots if kept.best.origins[slot] >= 0]
+    for slot in sorted(slots, key=lambda slot: -float(kept.best.scores[slot])):
+        row = int(kept.best.origins[slot]) // context
+        if row not in shown and n > 0:
+            shown.add(row)
+            n -= 1
+            yield _example(kept, *slot, band)
 
 
 def _example(kept: Examples, key: int, rank: int, band: int) -> Example:

@@ -113,11 +113,12 @@ class Tally:
 
 
 def _lot(origins: Tensor, latents: Tensor, seed: int) -> Tensor:
-    """Draw a number in [0, 1) for each firing, from where it is and the seed alone.
+    """Draw a number in (0, 1] for each firing, from where it is and the seed alone.
 
     The highest lots are a uniform sample that does not depend on batches or workers.
     """
-    mixed = origins * 0x9E3779B97F4A7C1 + latents * 0x5851F42D4C957F2 + seed * 0x14057B7EF767814
+    salt = seed * 0x14057B7EF767814 % (1 << 62)
+    mixed = origins * 0x9E3779B97F4A7C1 + latents * 0x5851F42D4C957F2 + salt
     mixed = (mixed ^ (mixed >> 31)) * 0x3F58476D1CE4E5B
     mixed = (mixed ^ (mixed >> 29)) * 0x14D049BB133111E
-    return ((mixed >> 20) & 0xFFFFFF).float() / 0x1000000
+    return (1 + (mixed >> 20 & 0xFFFFFF)).float() / 0x1000000

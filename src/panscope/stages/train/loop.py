@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from panscope import files
@@ -112,8 +112,7 @@ def _refuse_another(out: Path, inputs: Mapping[str, str], described: Mapping[str
 def _write_checkpoint(members: Sequence[Member], step: int, key: str, out: Path) -> None:
     state = {name: tensor for member in members for name, tensor in member.state().items()}
     metadata = {"step": str(step), "key": key, "sha256": _sha256(state)}
-    with files.replacing(out / CHECKPOINT) as temporary:
-        save_file(state, temporary, metadata=metadata)
+    files.write_bytes(out / CHECKPOINT, save(state, metadata))
 
 
 def _read_checkpoint_(members: Sequence[Member], key: str, out: Path) -> int:

@@ -124,7 +124,7 @@ function part(upper, lower) {
 function onePoint(p, left, top) {
   const link = svg("a", { class: "point", href: p.href, "aria-label": p.say.replaceAll("\n", ", "), transform: `translate(${left} ${top})` });
   link.dataset.tip = p.say;
-  link.append(svg("circle", { r: 11, fill: "transparent" }), svg("path", { d: shape(p.kind) }));
+  link.append(svg("circle", { r: 7, fill: "transparent" }), svg("path", { d: shape(p.kind) }));
   return link;
 }
 

@@ -1,7 +1,8 @@
 // The microscope: a text, and the strongest features of each token at every site and layer.
 //
-// One thing at a time is in view: `token` (a place in the text) or `feature` ("sae:index"). What is
-// pointed at wins over what is pinned; pins, text and settings are in the address.
+// In view are a `token` (a place in the text) and a `feature` ("sae:index"). What is pointed at wins
+// over what is pinned. A token stays in view when the pointer leaves it, so that one can go on to its
+// features; a feature does not. Pins, text and settings are in the address.
 import { ask, cancel, sayFailure } from "./ask.js";
 import { density, number } from "./numbers.js";
 import { data, element, remember } from "./page.js";
@@ -134,7 +135,8 @@ function drawSites() {
   document.getElementById("reading-title").textContent =
     token === null
       ? "Strongest anywhere in the text. Point at a token to see its features, at a feature to see its tokens; click pins"
-      : `Strongest on “${visible(seen.tokens[token])}”${pinned.token === token ? ", pinned; Esc lets go" : ""}`;
+      : `Strongest on “${visible(seen.tokens[token])}”${pinned.token === token ? ", pinned" : ""}`;
+  document.getElementById("whole").hidden = token === null;
   sites.replaceChildren(...seen.saes.map(siteElement));
 }
 
@@ -179,6 +181,7 @@ function pointAtFeature(key) {
 
 function pinToken(place) {
   pinned.token = pinned.token === place ? null : place;
+  pointed.token = pinned.token;
   keep();
   drawSites();
   drawStrip();
@@ -192,8 +195,9 @@ function pinFeature(key) {
 }
 
 function letGo() {
-  if (pinned.token === null && pinned.feature === null) return;
+  if (!seen) return;
   Object.assign(pinned, { token: null, feature: null });
+  Object.assign(pointed, { token: null, feature: null });
   keep();
   drawSites();
   drawStrip();
@@ -206,11 +210,9 @@ const placeOf = (event) => {
 const keyOf = (event) => event.target.closest?.(".pick")?.dataset.key ?? null;
 
 for (const kind of ["pointerover", "focusin"]) {
-  stripPlace.addEventListener(kind, (event) => event.pointerType !== "touch" && pointAtToken(placeOf(event)));
+  stripPlace.addEventListener(kind, (event) => event.pointerType !== "touch" && placeOf(event) !== null && pointAtToken(placeOf(event)));
   sites.addEventListener(kind, (event) => event.pointerType !== "touch" && pointAtFeature(keyOf(event)));
 }
-stripPlace.addEventListener("pointerleave", () => pointAtToken(null));
-stripPlace.addEventListener("focusout", () => pointAtToken(null));
 sites.addEventListener("pointerleave", () => pointAtFeature(null));
 sites.addEventListener("focusout", () => pointAtFeature(null));
 stripPlace.addEventListener("click", (event) => placeOf(event) !== null && pinToken(placeOf(event)));
@@ -218,6 +220,7 @@ sites.addEventListener("click", (event) => keyOf(event) && pinFeature(keyOf(even
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   Object.assign(pinned, { token: null, feature: null });
+  Object.assign(pointed, { token: null, feature: null });
   look();
 });
 form.addEventListener("change", (event) => event.target !== fields.text && look());
@@ -231,6 +234,7 @@ fields.text.addEventListener("keydown", (event) => {
   event.preventDefault();
   form.requestSubmit();
 });
+document.getElementById("whole").onclick = letGo;
 document.addEventListener("keydown", (event) => event.key === "Escape" && letGo());
 document.addEventListener("step", (event) => {
   event.preventDefault();

@@ -1,0 +1,312 @@
+"""Five journeys, each in light, in dark and on a phone; any word on the console is a failure."""
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+from tests.browser.audit import check, focus_is_visible
+from tests.browser.conftest import Tab
+from tests.web.fixture_run import HOSTILE, IDS, World
+
+from panscope.web import pages
+
+pytestmark = pytest.mark.browser
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = sync_api.expect
+SAE = "resid_post.1/w64_l0_30_s0"
+TEXT = "The dog slept under the table in January, and the river rose on Monday."
+
+
+def state(page) -> dict[str, str]:
+    """The query of the page's address."""
+    return {key: values[0] for key, values in parse_qs(urlparse(page.url).query).items()}
+
+
+def hover(tab: Tab, locator) -> None:
+    """Point at something; a phone has no pointer, so there it is focused."""
+    if tab.is_phone:
+        locator.focus()
+    else:
+        locator.hover()
+
+
+def test_suite(tab: Tab) -> None:
+    page = tab.page
+    page.goto("/")
+    points = page.locator("#plot .point")
+    assert points.count() == 36
+    assert "lower left" in page.locator("#plot-title").inner_text()
+    assert page.locator("#plot .join").count() == 12  # one width at one site: one line
+    check(page)
+
+    hover(tab, points.nth(0))
+    assert page.locator("#tip").inner_text().startswith("attn_z.0/w64_l0_15_s0\nL0 15.6\n")
+    page.get_by_label("Vertical axis").select_option("fvu")
+    assert state(page)["y"] == "fvu"
+    assert "FVU" in page.locator("#plot").inner_text()
+    page.get_by_role("button", name="attn_z").click()
+    assert points.count() == 24
+
+    page.get_by_role("columnheader", name="FVU").get_by_role("button").click()
+    cells = page.locator("#saes tbody td:nth-child(5)").all()
+    fvus = [float(cell.get_attribute("data-value")) for cell in cells]
+    assert fvus == sorted(fvus)
+    page.locator("#main").focus()
+    page.keyboard.press("/")
+    page.keyboard.type("mlp_out.2")
+    assert page.locator("#saes tbody tr:visible").count() == 3
+    page.keyboard.press("Escape")
+    page.reload()
+    assert page.locator("#saes tbody tr:visible").count() == 3
+    assert state(page) == {"y": "fvu", "hide": "attn_z", "sort": "fvu", "filter": "mlp_out.2"}
+
+    page.keyboard.press("j")
+    assert focus_is_visible(page)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/sae/mlp_out.2/w64_l0_60_s0")
+    page.goto("/")
+    points.nth(0).click()
+    page.wait_for_url("**/sae/attn_z.0/*")
+
+
+def test_sae(tab: Tab) -> None:
+    page = tab.page
+    page.goto(f"/sae/{SAE}")
+    rows = page.locator(".list-body .row:not(.wait)")
+    rows.first.wait_for()
+    found = page.locator("#found")
+    expect(found).to_have_text("62 of 64")
+    assert "higher early" in page.locator("#position-l0-title").inner_text()
+    check(page)
+
+    page.keyboard.press("/")
+    page.keyboard.type("·january")
+    expect(found).not_to_have_text("62 of 64")
+    assert "January" in rows.first.inner_text()
+    assert state(page)["text"] == "·january"
+    page.locator("#query input[name=text]").fill("janury")
+    expect(found).to_contain_text("did you mean january")
+    page.get_by_role("button", name="Clear").click()
+    expect(found).to_have_text("62 of 64")
+
+    page.get_by_role("columnheader", name="Max").get_by_role("button").click()
+    expect(page.locator("[aria-sort=descending]")).to_contain_text("Max")
+    assert state(page) == {"sort": "-max"}
+    page.locator("#densities a").first.click()
+    expect(found).not_to_have_text("62 of 64")
+    assert set(state(page)) == {"sort", "low", "high"}
+    said = found.inner_text()
+    page.reload()
+    expect(found).to_have_text(said)
+    first = rows.first.locator("a").get_attribute("href")
+    page.keyboard.press("j")
+    assert page.locator(".row.marked").count() == 1
+    assert focus_is_visible(page)
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**{first}")
+
+
+def test_a_list_of_65536_rows(tab: Tab) -> None:
+    page = tab.page
+
+    def answer(route) -> None:
+        offset = int(parse_qs(urlparse(route.request.url).query)["offset"][0])
+        row = {"density": 0.01, "max": 1.0, "mean": 0.5, "top_tokens": [1], "peak_tokens": [1]}
+        rows = [{"index": offset + n, **row} for n in range(100) if offset + n < 65_536]
+        whole = {"total": 65_536, "offset": offset, "rows": rows, "pieces": {"1": " a"}}
+        route.fulfill(json={**whole, "nearest": ""})
+
+    page.route("**/features?*", answer)
+    page.goto(f"/sae/{SAE}")
+    body = page.locator(".list-body")
+    page.locator(".list-body .row:not(.wait)").first.wait_for()
+    for share in (0.25, 0.5, 1):
+        body.evaluate("(list, share) => list.scrollTo(0, share * list.scrollHeight)", share)
+        expect(page.locator(".list-body .wait")).to_have_count(0)
+        assert 5 < page.locator(".list-body .row").count() < 60
+    assert "65535" in body.inner_text()
+
+
+def test_feature(tab: Tab) -> None:
+    page = tab.page
+    page.goto(f"/sae/{SAE}/0")
+    peaks = page.locator("#examples .t.peak")
+    assert peaks.count() == page.locator(".example").count() > 10
+    assert page.locator(".band h3").first.inner_text() == "Strongest of all"
+    assert "% of firings" in page.locator(".band header").nth(1).inner_text()
+    assert "log axis" in page.locator("#activations").inner_text()
+    assert "this feature" in page.locator("#densities").inner_text()
+    check(page)
+
+    hover(tab, peaks.first)
+    tip = page.locator("#tip")
+    assert re.fullmatch(
+        r"value [\d.]+ \(100 % of the maximum\)\nposition \d+\ntoken \d+ ·\w+", tip.inner_text()
+    )
+    peaks.first.focus()
+    assert focus_is_visible(page)
+    page.keyboard.press("ArrowRight")
+    assert "silent" in tip.inner_text()
+    page.keyboard.press("Enter")
+    assert page.locator(".t[aria-pressed=true]").count() == 1
+    assert re.fullmatch(r"\d+\.\d+", state(page)["pin"])
+    page.reload()
+    assert page.locator(".t[aria-pressed=true]").count() == 1
+    page.keyboard.press("Escape")
+    assert state(page) == {}
+
+    page.get_by_role("button", name="unfold", exact=True).first.click()
+    assert page.locator(".example.open .t").count() == 63
+    check(page)
+    page.get_by_role("button", name="fold", exact=True).click()
+
+    page.locator("#main").focus()
+    page.keyboard.press("/")
+    page.keyboard.type(TEXT)
+    page.keyboard.press("Enter")
+    page.locator("#test-result .t.peak").wait_for()
+    assert page.locator("#test-result .t.peak").inner_text() == "·January"
+    assert "Fires on" in page.locator("#test-result").inner_text()
+    assert state(page) == {"text": TEXT}
+
+    page.locator("#main").focus()
+    page.keyboard.press("j")
+    page.wait_for_url(f"**/sae/{SAE}/1")
+    page.goto(f"/sae/{SAE}/5")
+    assert "This feature is dead" in page.locator("main").inner_text()
+    check(page)
+    page.goto(f"/sae/{SAE}/{int(World(SAE, 64).strength[:, IDS[HOSTILE]].argmax())}")
+    assert HOSTILE in page.locator("#examples").inner_text()
+
+
+def test_microscope(tab: Tab) -> None:
+    page = tab.page
+    page.goto("/microscope")
+    check(page)
+    page.get_by_role("button", name="fiction").click()
+    page.locator(".site").first.wait_for()
+    assert page.locator(".site").count() == 12
+    page.locator("textarea").fill(TEXT)
+    page.keyboard.press("Enter")
+    january = page.locator("#strip .t", has_text="January")
+    january.wait_for()
+    check(page)
+
+    hover(tab, january)
+    assert "January" in page.locator("#reading-title").inner_text()
+    site = page.locator("[data-site='resid_post.1']")
+    on_token = site.inner_text()
+    hover(tab, site.locator(".pick").first)
+    assert page.locator("#strip .t[style*='--a']").count() > 0
+    assert "fires on" in page.locator("#saying").inner_text()
+
+    january.click()
+    site.locator(".pick").first.click()
+    shared = state(page)
+    assert set(shared) == {"text", "token", "feature"}
+    page.reload()
+    page.locator("#strip .t[aria-pressed=true]").wait_for()
+    assert site.inner_text() == on_token
+    assert page.locator("#strip .t[style*='--a']").count() > 0
+    check(page)
+    page.locator("#main").focus()
+    page.keyboard.press("j")
+    assert int(state(page)["token"]) == int(shared["token"]) + 1
+    page.keyboard.press("Escape")
+    assert set(state(page)) == {"text"}
+
+    with page.expect_request("**/api/microscope") as sent:
+        page.get_by_label("Hide denser than").select_option("0.01")
+    assert json.loads(sent.value.post_data)["max_density"] == 0.01
+    assert state(page)["density"] == "0.01"
+
+    page.route("**/api/microscope", lambda route: route.abort())
+    page.get_by_role("button", name="Look").click()
+    page.get_by_role("button", name="Retry").wait_for()
+    assert "The server does not answer" in page.locator("#status").inner_text()
+    page.unroute("**/api/microscope")
+    page.get_by_role("button", name="Retry").click()
+    page.get_by_role("button", name="Retry").wait_for(state="detached")
+    assert [line for line in tab.said if "ERR_FAILED" not in line] == []
+    tab.said.clear()  # the browser's own line about the request that was cut off
+
+
+def test_docs_keys_and_theme(tab: Tab) -> None:
+    page = tab.page
+    page.goto("/docs")
+    page.locator(".route").first.wait_for()
+    assert page.locator(".route").count() == 11
+    check(page)
+    page.keyboard.press("/")
+    page.keyboard.type("densities")
+    assert page.locator(".route:visible").count() == 1
+    page.locator(".route:visible summary").click()
+    page.locator(".route[open] input[name=sae]").fill(SAE)
+    page.get_by_role("button", name="Try it").click()
+    page.locator(".route[open] pre:visible").wait_for()
+    assert json.loads(page.locator(".route[open] pre").inner_text())["n_dead"] == 2
+    check(page)
+
+    page.locator("#main").focus()
+    page.keyboard.press("?")
+    assert page.get_by_role("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.get_by_role("dialog").is_visible()
+    page.get_by_role("link", name="What am I looking at?").click()
+    page.wait_for_url("**/help#api")
+    check(page)
+
+    paper = "getComputedStyle(document.body).backgroundColor"
+    seen = {page.evaluate(paper)}
+    for name in ("Light", "Dark"):
+        page.locator("#theme-button").click()
+        assert page.locator("#theme-button").inner_text() == name
+        seen.add(page.evaluate(paper))
+    assert len(seen) == 2
+    page.reload()
+    assert page.locator("#theme-button").inner_text() == "Dark"
+    page.keyboard.press("g")
+    page.keyboard.press("s")
+    page.wait_for_url(lambda url: urlparse(url).path == "/")
+
+
+def test_text_on_every_shade_can_be_read(tab: Tab) -> None:
+    tab.page.goto(f"/sae/{SAE}/0")
+    tab.page.evaluate(
+        """() => {
+          const shades = Array.from({ length: 101 }, (_, n) => {
+            const token = document.createElement("span");
+            token.className = "t";
+            token.textContent = String(n);
+            token.style.setProperty("--a", n / 100);
+            return token;
+          });
+          document.querySelector("main").replaceChildren(...shades);
+        }"""
+    )
+    check(tab.page)
+
+
+def test_numbers_are_written_alike_in_python_and_on_the_page(tab: Tab) -> None:
+    values = [0, 0.99951, 999.6, 12345678, -0.01234, 0.00012, 1e12, 5.0, 0.1, 99.95, 100]
+    tab.page.goto("/help")
+    script = """async (values) => {
+      const { number, density } = await import("/static/numbers.js");
+      return values.map((value) => [number(value), density(value)]);
+    }"""
+    positive = [value for value in values if 0 <= value <= 1]
+    shown = tab.page.evaluate(script, values)
+    assert [pair[0] for pair in shown] == [pages.number(value) for value in values]
+    shown = tab.page.evaluate(script, positive)
+    assert [pair[1] for pair in shown] == [pages.density(value) for value in positive]
+
+
+@pytest.mark.parametrize("tab", ["light"], indirect=True)
+def test_screenshot_for_the_readme(tab: Tab, screenshot_to: Path) -> None:
+    tab.page.goto(f"/sae/{SAE}/0?text={TEXT}")
+    tab.page.locator("#test-result .t.peak").wait_for()
+    screenshot_to.parent.mkdir(parents=True, exist_ok=True)
+    tab.page.screenshot(path=screenshot_to)
+    assert screenshot_to.stat().st_size > 10_000

@@ -1,0 +1,244 @@
+"""The path from text to page through the command line, small; and every way to hold it wrong."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from panscope import files
+from panscope.cli import main
+
+TINY = (
+    "text.context=16",
+    "text.held_out=0.2",
+    "harvest.bucket_tokens=512",
+    "harvest.batch_rows=8",
+    "train.widths=[48]",
+    "train.target_l0=[6.0]",
+    "train.tokens=7680",
+    "train.batch_tokens=128",
+    "train.checkpoint_steps=10",
+    "evaluate.tokens=256",
+    "evaluate.batch_rows=8",
+    "describe.tokens=2048",
+    "describe.batch_rows=8",
+)
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def panscope() -> Command:
+    def run(*args: object) -> Result:
+        return CliRunner().invoke(main, [str(arg) for arg in args], catch_exceptions=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_demo(tiny_model_folder: Path, tiny_text: Path) -> tuple[object, ...]:
+    return ("demo", "--no-serve", "--model", tiny_model_folder, "--text", tiny_text, *TINY)
+
+
+@pytest.fixture(scope="session")
+def finished(
+    panscope: Command, tiny_demo: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "demo"
+    result = panscope(*tiny_demo, "--output", run)
+    assert result.exit_code == 0, result.output
+    return run
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "events.jsonl"]
+    return {str(path.relative_to(folder)): files.sha256_of(path) for path in paths}
+
+
+def test_the_demo_ends_with_a_table_and_two_sealed_artefacts(
+    panscope: Command, finished: Path, tiny_demo: tuple[object, ...]
+):
+    again = panscope(*tiny_demo, "--output", finished)
+    assert again.exit_code == 0
+    assert again.output.count("already done") == 3, "run again, all is reused"
+    rows = [line for line in again.output.splitlines() if line.startswith(("resid", "mlp", "attn"))]
+    assert len(rows) == 9, "three sites at three layers"
+    assert files.read_manifest(finished / "suite", "suite")
+    assert files.read_manifest(finished / "atlas", "atlas")
+    assert not list(finished.rglob(".*")), "no checkpoint, no temporary file is left"
+    events = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
+    assert {"train", "evaluate", "describe"} == {event["stage"] for event in events}
+    assert json.loads((finished / "recipe.json").read_text())["train"]["widths"] == [48]
+
+
+def test_show_and_verify(panscope: Command, finished: Path):
+    shown = panscope("show", finished / "suite")
+    assert "suite, format 1" in shown.output
+    assert "from model" in shown.output
+    tree = json.loads(panscope("show", finished / "atlas", "--json").output)
+    assert tree["kind"] == "atlas"
+    assert tree["inputs"]["suite"] == files.read_manifest(finished / "suite").digest
+    verified = panscope("verify", finished)
+    assert verified.exit_code == 0
+    assert "every byte as it was written" in verified.output
+
+
+def test_verify_names_a_corrupt_file(
+    panscope: Command, tiny_demo: tuple[object, ...], finished: Path, tmp_path: Path
+):
+    subprocess.run(["cp", "-r", finished, tmp_path / "run"], check=True)
+    path = next((tmp_path / "run" / "atlas" / "features").rglob("*.parquet"))
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    result = panscope("verify", tmp_path / "run")
+    assert result.exit_code == 1
+    assert path.name in result.stderr
+    assert "sha256" in result.stderr
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
+def test_killed_at_any_time_it_resumes_to_the_same_bytes(
+    seconds: float,
+    finished: Path,
+    tiny_demo: tuple[object, ...],
+    panscope: Command,
+    tmp_path: Path,
+):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "panscope", *map(str, tiny_demo), "--output", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "events.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert panscope(*tiny_demo, "--output", out).exit_code == 0
+    assert hashes(out) == hashes(finished)
+
+
+def test_the_store_trains_the_suite_too(
+    panscope: Command, tiny_model_folder: Path, tiny_text: Path, tmp_path: Path
+):
+    common = (
+        f'model.name="{tiny_model_folder}"',
+        f'text.path="{tiny_text}"',
+        *TINY,
+        "train.tokens=2560",
+        'source="store"',
+        "harvest.tokens=2000",
+        "--output",
+        tmp_path,
+    )
+    assert panscope("harvest", "demo", *common).exit_code == 0
+    assert panscope("train", "demo", *common).exit_code == 0
+    store, suite = (files.read_manifest(tmp_path / part) for part in ("store", "suite"))
+    assert suite.inputs["store"] == store.digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["train.sites=['resid_pots.*']"], 3, "did you mean resid_post"),
+        (["train.sites=['resid_post.9']"], 3, "use resid_post.0 to resid_post.2"),
+        (["train.widths=[0]"], 2, "train.widths.0 is 0"),
+        (["train.target_l0=[99.0]"], 2, "target_l0 99 is not below the width"),
+        (["train.widht=[64]"], 2, "unknown key train.widht; did you mean widths?"),
+        (["train.tokens=nonsense"], 2, "train.tokens is 'nonsense'"),
+        (["no-equals-sign"], 2, "write section.key=value"),
+        (["--text", "nowhere.jsonl"], 3, "text nowhere.jsonl"),
+        (["--model", "nowhere/at-all"], 3, "nowhere/at-all"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_writes_nothing(
+    panscope: Command,
+    tiny_demo: tuple[object, ...],
+    tmp_path: Path,
+    arguments: list[str],
+    exit_code: int,
+    message: str,
+):
+    out = tmp_path / "run"
+    result = panscope(*tiny_demo, *arguments, "--output", out)
+    assert result.exit_code == exit_code, result.output
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not out.exists(), "nothing is half-written"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.jsonl", b"", "does not fill a row"),
+        ("latin.txt", "caf\xe9".encode("latin-1"), "is not UTF-8"),
+        ("bad.jsonl", b'{"text": "fine"}\n{"text": \n', "bad.jsonl:2: is not JSON"),
+        ("field.jsonl", b'{"txt": "fine"}\n', "did you mean txt?"),
+        ("cut.jsonl.gz", b"\x1f\x8b\x08\x00cut short", "cut.jsonl.gz"),
+        ("data.bin", b"\x00\x01", "cannot read .bin files"),
+    ],
+)
+def test_unreadable_text_is_named(
+    panscope: Command,
+    tiny_demo: tuple[object, ...],
+    tmp_path: Path,
+    name: str,
+    content: bytes,
+    message: str,
+):
+    (tmp_path / name).write_bytes(content)
+    result = panscope(*tiny_demo, "--text", tmp_path / name, "--output", tmp_path / "run")
+    assert result.exit_code in (2, 4)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_another_recipe_does_not_overwrite_a_finished_run(
+    panscope: Command, tiny_demo: tuple[object, ...], finished: Path
+):
+    before = hashes(finished / "suite")
+    result = panscope(*tiny_demo, "train.seeds=[5]", "--output", finished)
+    assert result.exit_code == 2
+    assert "holds a suite made from another recipe" in result.stderr
+    assert hashes(finished / "suite") == before
+
+
+def test_a_port_in_use_is_said(panscope: Command, finished: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = panscope("serve", finished, "--port", port)
+    assert result.exit_code == 2
+    assert f"{port}" in result.stderr
+    assert "--port" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "serve"])
+def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, command: str):
+    result = panscope(command, tmp_path / "nowhere")
+    assert result.exit_code == 3
+    assert str(tmp_path / "nowhere") in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "harvest", "train", "evaluate", "describe", "serve", "show", "verify"],
+)
+def test_help_shows_an_example(panscope: Command, command: str):
+    result = panscope(command, "--help")
+    assert result.exit_code == 0
+    assert f"  panscope {command} " in result.output or f"  panscope {command}\n" in result.output

@@ -1,0 +1,301 @@
+"""Harvest: streams that skip exactly, stores that resume to the bit, one pass for all sites."""
+
+import itertools
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from panscope import files
+from panscope.errors import ConfigError, Incomplete, NotFound, PanscopeError
+from panscope.events import Advanced, Event, Finished, Started, Warned, silent
+from panscope.model import tap, text
+from panscope.model.load import Model
+from panscope.model.text import Rows
+from panscope.sites import Site
+from panscope.stages import harvest
+from panscope.stages.harvest import Config, RowsFrom
+from panscope.store.reader import Store
+from panscope.store.shuffle import Batch
+
+SCRIPT = Path(__file__).with_name("killed_harvest.py")
+SCENE = runpy.run_path(str(SCRIPT))
+CONFIG: Config = SCENE["CONFIG"]
+MODEL: Model = SCENE["tiny_model"]()
+ROWS_FROM: RowsFrom = SCENE["rows_from"]
+SITES = (Site("resid_post", 0), Site("attn_z", 1))
+INPUTS = {"model": "m"}
+BUCKETS = (27, 28, 19)  # in the whole text: tokens of 4, 4 and 3 rows of 8, BOS left out
+
+
+def config(**changes: object) -> Config:
+    return CONFIG.model_copy(update=changes)
+
+
+def batches(
+    config: Config, size: int, skip: int = 0, rows: RowsFrom = ROWS_FROM
+) -> Iterator[Batch]:
+    return harvest.stream(config, MODEL, rows, size, skip)
+
+
+def first(n: int, stream: Iterator[Batch]) -> list[Batch]:
+    return list(itertools.islice(stream, n))
+
+
+def run(out: Path, config: Config = CONFIG, rows: RowsFrom = ROWS_FROM) -> list[Event]:
+    events: list[Event] = []
+    harvest.run(config, MODEL, rows, INPUTS, out, events.append)
+    return events
+
+
+def place(batch: Batch) -> list[tuple[int, int, int]]:
+    columns = (batch.tokens.ids, batch.tokens.documents, batch.tokens.positions)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def same(a: Batch, b: Batch) -> bool:
+    tensors = all(torch.equal(a.values[site], b.values[site]) for site in a.values)
+    return (
+        tensors
+        and set(a.values) == set(b.values)
+        and place(a) == place(b)
+        and (a.epoch, a.number) == (b.epoch, b.number)
+    )
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Site, ...]]:
+    """What each forward pass since was asked to read; none may run the LM head."""
+    asked: list[tuple[Site, ...]] = []
+    tapped = tap.run
+
+    def counting(model: Model, ids: torch.Tensor, read: tuple[Site, ...]) -> tap.Run:
+        asked.append(read)
+        done = tapped(model, ids, read=read)
+        assert done.logits is None
+        return done
+
+    monkeypatch.setattr(tap, "run", counting)
+    return asked
+
+
+def test_values_are_those_of_a_forward_pass_and_special_tokens_are_absent():
+    per_epoch = sum(n // 5 for n in BUCKETS)
+    expected = {}
+    for rows in ROWS_FROM(0):
+        values = tap.run(MODEL, rows.ids, read=SITES).values
+        for r, p in rows.mask.nonzero().tolist():
+            key = (int(rows.ids[r, p]), int(rows.documents[r, p]), p)
+            expected[key] = {site: values[site][r, p] for site in SITES}
+    seen = first(per_epoch, batches(config(dtype="float32"), 5))
+    assert [batch.epoch for batch in seen] == [0] * per_epoch
+    drawn = [key for batch in seen for key in place(batch)]
+    assert not {token for token, _, _ in drawn} & MODEL.special_ids
+    assert len(set(drawn)) == len(drawn) == 5 * per_epoch
+    for batch in seen:
+        for i, key in enumerate(place(batch)):
+            for site in SITES:
+                assert torch.equal(batch.values[site][i], expected[key][site])
+
+
+def test_a_batch_comes_from_one_bucket_and_is_shuffled():
+    rows = list(ROWS_FROM(0))
+    of_document_and_position = [
+        {
+            (int(i), int(d))
+            for r in rows[k : k + 2]
+            for i, d in zip(r.ids[r.mask], r.documents[r.mask], strict=True)
+        }
+        for k in (0, 2, 4)
+    ]
+    seen = [[(i, d) for i, d, _ in place(b)] for b in first(13, batches(CONFIG, 5))]
+    buckets = [0] * 5 + [1] * 5 + [2] * 3
+    assert all(set(s) <= of_document_and_position[k] for s, k in zip(seen, buckets, strict=True))
+    assert any(s != sorted(s, key=lambda pair: pair[1]) for s in seen)
+
+
+@pytest.mark.parametrize("size", [5, 20])
+def test_skipping_equals_dropping_to_the_bit_across_epochs(size: int):
+    whole = first(30, batches(CONFIG, size))
+    for skip in (0, 1, 4, 5, 12, 13, 14, 28):
+        rest = first(2, batches(CONFIG, size, skip))
+        assert all(same(a, b) for a, b in zip(whole[skip : skip + 2], rest, strict=True)), skip
+
+
+def test_the_text_begins_again_in_a_new_order():
+    once, twice = (first(13, batches(CONFIG, 5, skip)) for skip in (0, 13))
+    assert {batch.epoch for batch in twice} == {1}
+    a, b = ([key for batch in part[:5] for key in place(batch)] for part in (once, twice))
+    assert a != b
+    assert len(set(a) & set(b)) > 15  # the same bucket of 27, each time less its last 2
+
+
+def test_seeds_shuffle_differently():
+    one, other = (place(next(batches(config(seed=seed), 5))) for seed in (0, 1))
+    assert one != other
+
+
+def test_one_forward_pass_feeds_all_sites_and_skipped_buckets_need_none(
+    passes: list[tuple[Site, ...]],
+):
+    first(5, batches(CONFIG, 5))
+    assert passes == [SITES] * 2  # two passes of 2 rows fill a bucket
+    passes.clear()
+    first(1, batches(CONFIG, 5, skip=12))
+    assert passes == [SITES] * 2
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_stream_has_the_type_asked_for(dtype: str):
+    batch = next(batches(config(dtype=dtype), 5))
+    assert {str(value.dtype) for value in batch.values.values()} == {f"torch.{dtype}"}
+
+
+def test_real_text_streams_and_is_stored(tiny_model: Model, tiny_text: Path, tmp_path: Path):
+    corpus = text.Config(path=str(tiny_text), context=32)
+    small = Config(sites=("mlp_out.*",), tokens=600, bucket_tokens=256, batch_rows=4)
+
+    def rows_from(row: int) -> Iterator[Rows]:
+        return text.rows(corpus, tiny_model, "train", small.batch_rows, row)
+
+    live = first(6, harvest.stream(small, tiny_model, rows_from, 50))
+    again = first(2, harvest.stream(small, tiny_model, rows_from, 50, skip_batches=4))
+    assert all(same(a, b) for a, b in zip(live[4:], again, strict=True))
+    assert not {i for batch in live for i, _, _ in place(batch)} & tiny_model.special_ids
+    harvest.run(small, tiny_model, rows_from, INPUTS, tmp_path, silent)
+    store = Store.open(tmp_path)
+    assert store.n_tokens >= 600
+    values = torch.cat([batch.values[Site("mlp_out", 2)] for batch in live[:4]])
+    assert torch.equal(
+        store.shard(0, [Site("mlp_out", 2)]).values[Site("mlp_out", 2)][:200], values
+    )
+
+
+def test_too_little_text_is_refused_and_not_waited_for():
+    with pytest.raises(ConfigError, match="no bucket of the text's 74 tokens fills a batch; raise"):
+        next(batches(CONFIG, 29))
+    with pytest.raises(ConfigError, match="no bucket of the text's 0 tokens"):
+        next(batches(CONFIG, 5, rows=lambda row: iter(())))
+
+
+def test_what_cannot_be_harvested_is_refused_at_once(tmp_path: Path):
+    with pytest.raises(NotFound, match="the model has 2 layers"):
+        batches(config(sites=("resid_post.2",)), 5)
+    with pytest.raises(ConfigError, match="logits would be a whole vocabulary"):
+        run(tmp_path / "store", config(sites=("*",)))
+    with pytest.raises(ConfigError, match="the text has no rows; give more text"):
+        run(tmp_path / "store", rows=lambda row: iter(()))
+    with pytest.raises(ConfigError, match="bucket_tokens is 0"):
+        Config.parse({"bucket_tokens": 0}, "recipe")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_store_holds_the_buckets_of_the_stream(tmp_path: Path):
+    events = run(tmp_path)
+    store = Store.open(tmp_path)
+    assert store.facts.shards == (27, 28, 13)  # the last ends with the pass that reaches 60
+    assert set(store.sites) == set(SITES)
+    for number, n_batches in enumerate((5, 5)):
+        live = first(n_batches, batches(CONFIG, 5, skip=5 * number))
+        shard = store.shard(number, SITES)
+        for site in SITES:
+            values = torch.cat([batch.values[site] for batch in live])
+            assert torch.equal(values, shard.values[site][: len(values)])
+        ids = torch.cat([batch.tokens.ids for batch in live])
+        assert torch.equal(ids, shard.tokens.ids[: len(ids)])
+    assert files.verify(tmp_path) == []
+    assert events[0] == Started("harvest", 60, "tokens")
+    assert [e.done for e in events if isinstance(e, Advanced)][-1] == 60
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_store_is_harvested_in_one_pass_and_reused(
+    tmp_path: Path, passes: list[tuple[Site, ...]]
+):
+    run(tmp_path)
+    assert passes == [SITES] * 5
+    before = bytes_of(tmp_path)
+    assert run(tmp_path) == [Finished("harvest", 0.0, reused=True)]
+    assert len(passes) == 5
+    assert bytes_of(tmp_path) == before
+
+
+def test_a_short_text_is_harvested_once_with_a_warning(tmp_path: Path):
+    events = run(tmp_path, config(tokens=1000))
+    assert Warned("harvest", "the text has only 74 tokens: all were harvested") in events
+    assert Store.open(tmp_path).facts.shards == BUCKETS
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_store_of_another_configuration_is_refused(tmp_path: Path, sealed: bool):
+    run(tmp_path)
+    if not sealed:
+        (tmp_path / "manifest.json").unlink()
+    before = bytes_of(tmp_path)
+    with pytest.raises(ConfigError, match="another recipe or input; choose another output or"):
+        run(tmp_path, config(seed=4))
+    with pytest.raises(ConfigError, match="another recipe or input; choose another output or"):
+        harvest.run(CONFIG, MODEL, ROWS_FROM, {"model": "another"}, tmp_path, silent)
+    assert bytes_of(tmp_path) == before
+
+
+def test_a_shard_that_lost_a_file_is_made_again_alone(
+    tmp_path: Path, passes: list[tuple[Site, ...]]
+):
+    run(tmp_path)
+    before = bytes_of(tmp_path)
+    passes.clear()
+    (tmp_path / "shard-00001" / "attn_z.1.safetensors").unlink()
+    warning = next(event for event in run(tmp_path) if isinstance(event, Warned))
+    assert "shard-00001/attn_z.1.safetensors: is missing" in warning.text
+    assert passes == [SITES] * 2
+    assert bytes_of(tmp_path) == before
+
+
+def test_a_full_disk_is_reported_and_the_next_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: list[tuple[Site, ...]]
+):
+    run(tmp_path / "whole")
+    passes.clear()
+    write_bytes, n_files = Path.write_bytes, itertools.count()
+
+    def until_full(path: Path, data: bytes) -> int:
+        if next(n_files) == 6:
+            raise OSError(28, "No space left on device")
+        return write_bytes(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", until_full)
+        with pytest.raises(PanscopeError, match=r"shard-00001/.*No space left on device"):
+            run(tmp_path / "full")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["shard-00000"]
+    passes.clear()
+    run(tmp_path / "full")
+    assert len(passes) == 3  # those of shards 1 and 2
+    assert bytes_of(tmp_path / "full") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_killed_at_any_instant_it_resumes_to_the_bit(tmp_path: Path):
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [sys.executable, str(SCRIPT), str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    n_instants = int(done.stdout)
+    assert n_instants == 4 * (2 * 3 + 1)  # write, sync, rename, sync: 2 shards of 3 files, manifest
+    whole = bytes_of(tmp_path / "whole")
+    for folder in (*(f"resumed-{n}" for n in range(n_instants)), "often"):
+        assert bytes_of(tmp_path / folder) == whole, folder
+    (tmp_path / "whole" / "manifest.json").unlink()
+    with pytest.raises(Incomplete, match=r"has no manifest\.json"):
+        Store.open(tmp_path / "whole")

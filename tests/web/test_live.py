@@ -1,0 +1,160 @@
+"""Live tests with the pocket model, and Saes whose latents can be computed by hand."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from tests.web.conftest import SAES
+from tests.web.fixture_run import CONTEXT
+
+from panscope.atlas.features import Atlas, write_pieces
+from panscope.atlas.queries import Catalogue
+from panscope.errors import ConfigError, NotFound, Unsupported
+from panscope.files import seal
+from panscope.model import load, tap
+from panscope.sae.sae import Sae
+from panscope.sae.suite import write_sae
+from panscope.sites import Site
+from panscope.web.app import create_app
+from panscope.web.live import Live
+
+TEXT = "The dog slept under the table in January."
+
+
+@pytest.fixture(scope="module")
+def model() -> load.Model:
+    return load.load(load.Config())
+
+
+@pytest.fixture(scope="module")
+def real_run(run_folder: Path, model: load.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fixture's atlas with the pocket model's pieces, and random Saes at its three sites."""
+    run = Path(shutil.copytree(run_folder, tmp_path_factory.mktemp("live") / "run"))
+    facts = Atlas(run / "atlas").manifest.facts
+    write_pieces(run / "atlas", model.pieces())
+    seal(run / "atlas", "atlas", {}, {}, facts)
+    generator = torch.Generator().manual_seed(0)
+    for name in SAES:
+        write_sae(run / "suite", name, random_sae(model, name, generator))
+    seal(run / "suite", "suite", {}, {}, {"saes": [{"sae": name, "width": 64} for name in SAES]})
+    return run
+
+
+def random_sae(model: load.Model, name: str, generator: torch.Generator) -> Sae:
+    site = Site.parse(name.partition("/")[0])
+    w_dec = torch.randn(64, model.d_at(site), generator=generator)
+    return Sae(
+        w_enc=w_dec.T.clone(),
+        b_enc=torch.zeros(64),
+        w_dec=w_dec,
+        b_dec=torch.zeros(model.d_at(site)),
+        threshold=torch.full((64,), 0.5),
+        reads=(site,),
+        writes=(site,),
+    )
+
+
+@pytest.fixture(scope="module")
+def live(real_run: Path) -> Live:
+    return Live(real_run / "suite", Catalogue(Atlas(real_run / "atlas")))
+
+
+def expected(model: load.Model, live: Live, name: str) -> torch.Tensor:
+    sae = live._suite.load(name)
+    ids = torch.tensor([model.encode(TEXT)])
+    values = tap.run(model, ids, read=sae.reads).values[sae.reads[0]]
+    pre = values[0, 1:] @ sae.w_enc
+    return pre * (pre > sae.threshold)
+
+
+@pytest.mark.parametrize("name", SAES)
+def test_activations_are_the_sae_of_the_site(model: load.Model, live: Live, name: str) -> None:
+    answer = live.activations(TEXT, name, 3)
+    ids = model.encode(TEXT)
+    assert list(answer.ids) == ids[1:]
+    assert "".join(answer.tokens) == TEXT
+    assert answer.values == pytest.approx(expected(model, live, name)[:, 3].tolist(), abs=1e-4)
+    assert answer.note == ""
+
+
+def test_the_microscope_lists_the_strongest(model: load.Model, live: Live) -> None:
+    answer = live.microscope(TEXT, 4, 1.0, SAES)
+    for reading in answer.saes:
+        values = expected(model, live, reading.sae)
+        best = values.topk(4).indices.tolist()
+        for token, places in enumerate(reading.strongest):
+            listed = [reading.features[place].index for place in places]
+            assert listed == [n for n in best[token] if values[token, n] > 0]
+        for seen in reading.features:
+            assert list(seen.positions) == values[:, seen.index].nonzero().flatten().tolist()
+            shown = values[list(seen.positions), seen.index].tolist()
+            assert list(seen.values) == pytest.approx(shown, abs=1e-4)
+
+
+def test_dense_features_are_left_out(live: Live, real_run: Path) -> None:
+    density = Catalogue(Atlas(real_run / "atlas")).columns(SAES[0]).density
+    answer = live.microscope(TEXT, 20, 0.03, SAES[:1])
+    listed = [seen.index for seen in answer.saes[0].features]
+    assert listed
+    assert all(density[index] <= 0.03 for index in listed)
+
+
+def test_long_texts_are_cut_to_the_context_and_the_note_says_so(live: Live) -> None:
+    answer = live.activations("word " * 500, SAES[0], 0)
+    assert len(answer.tokens) == CONTEXT - 1
+    assert answer.note.startswith(f"cut to the first {CONTEXT - 1} of ")
+
+
+def test_an_empty_text_is_refused(live: Live) -> None:
+    with pytest.raises(ConfigError, match="text: is empty; write a word or more"):
+        live.microscope(" \n", 3, 1.0)
+
+
+def test_the_app_loads_the_model_when_asked(real_run: Path) -> None:
+    client = TestClient(create_app(real_run))
+    body = {"sae": SAES[0], "index": 3, "text": TEXT}
+    assert len(client.post("/api/test", json=body).json()["values"]) > 5
+    seen = client.post("/api/microscope", json={"text": TEXT}).json()
+    assert [reading["sae"] for reading in seen["saes"]] == SAES
+
+
+def resealed(real_run: Path, tmp_path: Path, **facts: object) -> Path:
+    run = Path(shutil.copytree(real_run, tmp_path / "run"))
+    known: Mapping[str, object] = Atlas(run / "atlas").manifest.facts
+    kept = {key: value for key, value in {**known, **facts}.items() if value is not None}
+    seal(run / "atlas", "atlas", {}, {}, kept)
+    return run
+
+
+def test_an_atlas_of_no_known_model_is_refused(real_run: Path, tmp_path: Path) -> None:
+    run = resealed(real_run, tmp_path, model=None)
+    with pytest.raises(Unsupported, match="does not say which model it is of"):
+        Live(run / "suite", Catalogue(Atlas(run / "atlas")))
+
+
+def test_a_model_that_is_gone_is_named(real_run: Path, tmp_path: Path) -> None:
+    run = resealed(real_run, tmp_path, model={"name": str(tmp_path / "gone")})
+    body = {"sae": SAES[0], "index": 3, "text": TEXT}
+    answer = TestClient(create_app(run)).post("/api/test", json=body)
+    assert answer.status_code == 404
+    assert f"model {tmp_path}/gone: " in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["model", "suite"])
+def test_an_atlas_of_another_model_or_suite_is_refused(
+    real_run: Path, tmp_path: Path, name: str
+) -> None:
+    run = Path(shutil.copytree(real_run, tmp_path / "run"))
+    seal(run / "atlas", "atlas", {}, {name: "0" * 64}, Atlas(run / "atlas").manifest.facts)
+    with pytest.raises(Unsupported, match=f"was made from another {name} than the one there now"):
+        Live(run / "suite", Catalogue(Atlas(run / "atlas")))
+
+
+def test_without_a_suite_a_live_test_says_what_is_missing(real_run: Path, tmp_path: Path) -> None:
+    run = resealed(real_run, tmp_path)
+    shutil.rmtree(run / "suite")
+    with pytest.raises(NotFound, match="suite: no such folder"):
+        Live(run / "suite", Catalogue(Atlas(run / "atlas")))
