@@ -6,7 +6,6 @@ Writes the table between the markers of benchmarks/README.md, with the machine i
 """
 
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -14,10 +13,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from panscope.launch import read_recipe
+from tables import machine, write_table
 
-README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- demo: begin -->", "<!-- demo: end -->"
+from panscope.launch import read_recipe
 
 
 class Cost(NamedTuple):
@@ -38,13 +36,6 @@ def measure(stage: str, tokens: int, output: Path) -> Cost:
     return Cost(stage, tokens, time.perf_counter() - started, usage.ru_maxrss * 1024)
 
 
-def machine() -> str:
-    """Name processor, cores and Python's build."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    return f"{model}, {os.cpu_count()} cores, Linux, Python {platform.python_version()}"
-
-
 def table(costs: list[Cost]) -> str:
     rows = [
         f"| {c.stage} | {c.tokens:,} | {c.seconds:.0f} | {c.tokens / c.seconds:,.0f} "
@@ -63,10 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         costs = [measure(name, stage.tokens, output) for name, stage in stages.items()]
-    text = README.read_text()
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    README.write_text(f"{before}{BEGIN}\n{table(costs)}\n{END}{after}")
-    print(table(costs))
+    write_table("demo", table(costs))
 
 
 if __name__ == "__main__":

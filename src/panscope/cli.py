@@ -225,8 +225,7 @@ def _import_web() -> Any:
 
 def _serve(run: Path, host: str, port: int) -> None:
     web = _import_web()
-    OUT.print(f"[bold]{run}[/] at [link]http://{host}:{port}[/]  (ctrl-c to stop)")
-    web.serve(run, host, port)
+    web.serve(run, host, port, lambda url: OUT.print(f"[bold]{run}[/] at {url}  (ctrl-c to stop)"))
 
 
 def _metrics_table(facts: Any) -> Table:

@@ -3,6 +3,7 @@
 run/
   recipe.json     the recipe as it was run
   events.jsonl    progress and metrics, one event a line
+  report.md       the metrics of the suite as a table
   store/ suite/ atlas/
 """
 
@@ -104,12 +105,15 @@ class Launch:
         return Suite.open(into)
 
     def evaluate(self) -> Suite:
-        """Measure `suite/` on held-out text; the metrics go into its manifest."""
+        """Measure `suite/` on held-out text: metrics into its manifest, a table into report.md."""
         stage = self.recipe.evaluate
         rows = self._rows("held_out", stage.batch_rows, 0)
         batches = list(islice(rows, self._n_batches(stage.tokens, stage.batch_rows)))
         suite = Suite.open(self.out / "suite")
-        return evaluate.run(stage, self.model, suite, batches, self.inputs, self.emit)
+        measured = evaluate.run(stage, self.model, suite, batches, self.inputs, self.emit)
+        page = evaluate.report(measured.facts.values(), measured.manifest.facts["evaluation"])
+        files.write_bytes(self.out / "report.md", page.encode())
+        return measured
 
     def describe(self) -> files.Manifest:
         """Describe every feature of `suite/` into `atlas/`."""

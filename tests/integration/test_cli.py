@@ -77,6 +77,7 @@ def test_the_demo_ends_with_a_table_and_two_sealed_artefacts(
     assert not list(finished.rglob(".*")), "no checkpoint, no temporary file is left"
     events = [json.loads(line) for line in (finished / "events.jsonl").read_text().splitlines()]
     assert {"train", "evaluate", "describe"} == {event["stage"] for event in events}
+    assert (finished / "report.md").read_text().count("| `") == 9
     assert json.loads((finished / "recipe.json").read_text())["train"]["widths"] == [48]
 
 

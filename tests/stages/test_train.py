@@ -137,7 +137,7 @@ def test_a_target_l0_is_met_within_a_fifth(tmp_path: Path):
     for name, facts in suite.facts.items():
         if facts["site"] == str(SITES[0]):
             l0 = float((suite.load(name).encode(x) != 0).sum(1).float().mean())
-            assert l0 == pytest.approx(facts["penalty"]["target"], rel=0.2)
+            assert l0 == pytest.approx(facts["target_l0"], rel=0.2)
 
 
 def test_training_explains_what_chance_does_not(tmp_path: Path):

@@ -64,11 +64,12 @@ def test_serve_announces_its_address_and_answers(
         addresses.append(url)
         announced.set()
 
-    thread = threading.Thread(target=serve, args=(run_folder, "127.0.0.1", 0, announce))
+    arguments = (run_folder, "127.0.0.1", 0, announce)
+    thread = threading.Thread(target=serve, args=arguments, daemon=True)
     thread.start()
-    assert announced.wait(10)
-    assert httpx.get(f"{addresses[0]}/api/saes", timeout=10).status_code == 200
+    assert announced.wait(20)
+    assert httpx.get(f"{addresses[0]}/api/saes", timeout=20).status_code == 200
     servers[0].should_exit = True
-    thread.join(10)
+    thread.join(20)
     assert not thread.is_alive()
     assert capfd.readouterr() == ("", "")

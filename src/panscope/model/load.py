@@ -126,7 +126,7 @@ def load(config: Config) -> Model:
     with _quiet(), _explained(config.name):
         family = family_of(_model_type(path), config.name)
         lm = _weights(path, family, config)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = _tokenizer(path, config.name)
     bos_id = _checked_bos(tokenizer, lm.config.vocab_size, config.name)
     special_ids = frozenset(tokenizer.all_special_ids)
     backend = tokenizer.backend_tokenizer
@@ -144,7 +144,7 @@ def pocket_file(name: str) -> Path:
 def _folder_or_id(name: str) -> str:
     """Check that a local folder is complete; pass on what looks like a Hub id."""
     folder = pocket_file("") if name == POCKET else Path(name)
-    if not folder.is_dir():
+    if not (name and folder.is_dir()):
         if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
             raise NotFound(f"model {name}", "no such folder", "give a model's folder or a Hub id")
         return name
@@ -191,6 +191,16 @@ def _weights(path: str, family: Family, config: Config) -> Any:
         if not weight.isfinite().all():
             raise Corrupt(where, f"{name} holds infinite or undefined numbers", again)
     return lm
+
+
+def _tokenizer(path: str, name: str) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers library raises nothing more specific
+            raise
+        found = f"its tokenizer.json cannot be read ({error})"
+        raise Corrupt(f"model {name}", found, "fetch or save it again") from error
 
 
 def _checked_bos(tokenizer: Any, n_vocab: int, name: str) -> int:
@@ -265,6 +275,7 @@ def _explained(name: str) -> Iterator[None]:
         found = str(error).splitlines()[0].rstrip(".")
         do = "give a folder with config.json, or a Hub id while the network is there"
         raise NotFound(where, f"cannot be loaded ({found})", do) from error
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
+        # transformers meets a file that is JSON but not what it expects with any of these
         found = f"cannot be loaded ({str(error).splitlines()[0]})"
         raise Unsupported(where, found, "check that the folder holds one whole model") from error

@@ -165,7 +165,7 @@ def _facts(member: Member) -> dict[str, object]:
         "sae": spec.sae,
         "site": str(spec.site),
         "width": spec.width,
-        "penalty": spec.penalty.model_dump(),
+        **spec.penalty.model_dump(),
         "seed": spec.seed,
         "scale": member.scale,
     }

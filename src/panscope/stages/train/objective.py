@@ -89,34 +89,34 @@ class Config(config.Config):
 
 
 class L0Penalty(config.Config):
-    """Sparsity by price: `strength` times the mean L0 (lambda of the paper)."""
+    """Sparsity by price: `sparsity` times the mean L0 (lambda of the paper)."""
 
-    strength: float
+    sparsity: float
 
     @property
     def label(self) -> str:
         """How a Sae's name says it."""
-        return f"lambda_{self.strength:g}"
+        return f"lambda_{self.sparsity:g}"
 
     def slope(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Return d penalty / d mean L0."""
-        return l0.new_full((), self.strength)
+        return l0.new_full((), self.sparsity)
 
 
 class TargetL0(config.Config):
-    """Sparsity by target: strength * (L0 / target - 1)^2 of the batch's mean L0."""
+    """Sparsity by target: target_strength * (L0 / target_l0 - 1)^2 of the batch's mean L0."""
 
-    target: float
-    strength: float
+    target_l0: float
+    target_strength: float
 
     @property
     def label(self) -> str:
         """How a Sae's name says it."""
-        return f"l0_{self.target:g}"
+        return f"l0_{self.target_l0:g}"
 
     def slope(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Return d penalty / d mean L0."""
-        return (2 * self.strength / self.target) * (l0 / self.target - 1)
+        return (2 * self.target_strength / self.target_l0) * (l0 / self.target_l0 - 1)
 
 
 Penalty = L0Penalty | TargetL0
@@ -124,6 +124,7 @@ Penalty = L0Penalty | TargetL0
 
 def penalties(config: Config) -> tuple[Penalty, ...]:
     """List the penalties a recipe asks for, one Sae each."""
-    by_price = tuple(L0Penalty(strength=s) for s in config.sparsity)
-    by_target = tuple(TargetL0(target=t, strength=config.target_strength) for t in config.target_l0)
+    by_price = tuple(L0Penalty(sparsity=s) for s in config.sparsity)
+    strength = config.target_strength
+    by_target = tuple(TargetL0(target_l0=t, target_strength=strength) for t in config.target_l0)
     return by_price or by_target
