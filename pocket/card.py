@@ -3,6 +3,7 @@
 A block stands between `<!-- name -->` and `<!-- /name -->`; whatever was there is replaced.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from corpus import documents
 from panscope.errors import NotFound
 from panscope.files import write_bytes
+from train import Recipe
 
 
 def insert(path: Path, name: str, block: str) -> None:
@@ -48,6 +50,12 @@ def architecture(model: Gemma2ForCausalLM) -> str:
         f"logits {config.final_logit_softcapping:g}",
     }
     return table(("", "this model"), facts.items())
+
+
+def recipe(values: Recipe) -> str:
+    """Every number of the training's recipe."""
+    named = dataclasses.asdict(values).items()
+    return table(("", "recipe"), ((name.replace("_", " "), f"{value:,}") for name, value in named))
 
 
 def data(corpus: Path) -> str:

@@ -34,7 +34,7 @@ from panscope.errors import NotFound, PanscopeError
 from panscope.files import write_json
 from train import Recipe
 
-BATCH_ROWS = 16
+BATCH_ROWS = 4  # more, and the logits are pages that the system hands out anew for each batch
 ORDER = 5
 COLUMNS = ("pocket", "5-gram", "gzip -9", "xz -9")
 HEAD = ("kind", "documents", "bytes", *COLUMNS)
@@ -97,7 +97,7 @@ def windows(ids: list[int], context: int) -> Iterator[tuple[list[int], int]]:
 
 @torch.inference_mode()
 def id_bits(model: Gemma2ForCausalLM, rows: list[list[int]], context: int) -> torch.Tensor:
-    """Bits that the model needs for each id of the rows but the first, behind it padding's."""
+    """Bits for each id of the rows but the first; what is behind a row means nothing."""
     ids = torch.zeros(len(rows), context, dtype=torch.long)
     for place, row in enumerate(rows):
         ids[place, : len(row)] = torch.tensor(row)
@@ -136,7 +136,9 @@ def gzip_9(data: bytes) -> bytes:
 
 
 def xz_9(data: bytes) -> bytes:
-    return lzma.compress(data, preset=9)
+    """Compress as `xz -9` does, its dictionary of 64 MiB cut to what it could ever hold."""
+    size = max(4096, len(data))
+    return lzma.compress(data, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": size}])
 
 
 def line(kind: str, texts: list[Text], predicted: dict[str, np.ndarray]) -> Line:
@@ -213,6 +215,8 @@ def tell(measured: Measured, args: argparse.Namespace) -> None:
     write_json(args.json or args.model.parent / "measured.json", dataclasses.asdict(measured))
     if args.card:
         card.insert(args.card, "architecture", card.architecture(shipped.read(args.model)[0]))
+        recipe = dataclasses.replace(Recipe(), tokens=measured.train_tokens)
+        card.insert(args.card, "recipe", card.recipe(recipe))
         card.insert(args.card, "data", card.data(args.corpus))
         card.insert(args.card, "results", results(measured))
 

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from panscope.config import Config, digest_of
-from panscope.errors import Corrupt, Incomplete, NotFound, PanscopeError, Unsupported
+from panscope.errors import ConfigError, Corrupt, Incomplete, NotFound, PanscopeError, Unsupported
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -211,11 +211,20 @@ def verify(folder: Path) -> list[PanscopeError]:
     return problems
 
 
-def is_made(folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
-    """Say whether `folder` already holds the artefact of this configuration and these inputs."""
+def made(
+    folder: Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Manifest | None:
+    """Return the manifest of the artefact of this configuration and these inputs, if it is there.
+
+    Raises ConfigError if `folder` holds another one: nothing finished is written over.
+    """
     if not (folder / MANIFEST).is_file():
-        return False
-    return read_manifest(folder).digest == artefact_digest(config, inputs)
+        return None
+    manifest = read_manifest(folder, kind)
+    if manifest.digest != artefact_digest(config, inputs):
+        found = f"holds a {kind} made from another recipe or input"
+        raise ConfigError(str(folder), found, "choose another output or delete that folder")
+    return manifest
 
 
 def clear(folder: Path) -> None:

@@ -83,8 +83,9 @@ def test_every_command_has_its_help_and_its_place_in_the_readme():
         assert f"panscope {name}" in readme or f"[{name}]" in readme, name
 
 
-@pytest.mark.parametrize(
-    "name", ["store", "suite", "atlas", "harvest", "train", "evaluate", "describe"]
-)
+NOUNS_AND_VERBS = ["model", "store", "suite", "atlas", "harvest", "train", "evaluate", "describe"]
+
+
+@pytest.mark.parametrize("name", NOUNS_AND_VERBS)
 def test_every_noun_and_verb_has_its_page(name: str):
     assert (DOCS / f"{name}.md").is_file()

@@ -40,7 +40,7 @@ def mirror(d: int, threshold: float = 1e-9, bias: float = 0.0, site: Site = SITE
 
 
 def measured(sae: Sae, x: list[list[float]]) -> dict[str, object]:
-    vectors = torch.tensor(x)
+    vectors = torch.tensor(x, dtype=torch.float32)
     fidelity = Fidelity.zero(sae.width, len(x) // 2)
     fidelity.add_(sae, vectors, vectors.mean(0), torch.ones(2, len(x) // 2, dtype=torch.bool))
     return fidelity.metrics()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from panscope import files
 from panscope.config import digest_of
-from panscope.errors import Corrupt, Incomplete, NotFound, PanscopeError, Unsupported
+from panscope.errors import ConfigError, Corrupt, Incomplete, NotFound, PanscopeError, Unsupported
 
 
 @pytest.fixture
@@ -24,9 +24,11 @@ def test_a_sealed_folder_verifies_and_knows_what_it_was_made_from(artefact: Path
     manifest = files.read_manifest(artefact, "thing")
     assert set(manifest.files) == {"a.bin", "deep/b.json"}
     assert files.verify(artefact) == []
-    assert files.is_made(artefact, {"seed": 0}, {"model": "m"})
-    assert not files.is_made(artefact, {"seed": 1}, {"model": "m"})
-    assert not files.is_made(artefact, {"seed": 0}, {"model": "another"})
+    assert files.made(artefact, "thing", {"seed": 0}, {"model": "m"}) == manifest
+    for config, inputs in (({"seed": 1}, {"model": "m"}), ({"seed": 0}, {"model": "another"})):
+        with pytest.raises(ConfigError, match="holds a thing made from another recipe or input"):
+            files.made(artefact, "thing", config, inputs)
+    assert files.made(artefact / "deep", "thing", {}, {}) is None
 
 
 @given(byte=st.integers(0, 9), bit=st.integers(0, 7))

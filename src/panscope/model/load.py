@@ -248,6 +248,11 @@ def _byte_letters() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
 
 
+def first_line(error: Exception) -> str:
+    """Return what another library has to say, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' bars and notes off the terminal while loading."""
@@ -272,10 +277,10 @@ def _explained(name: str) -> Iterator[None]:
     except SafetensorError as error:
         raise Corrupt(where, f"its weights are damaged ({error})", "fetch them again") from error
     except (OSError, HFValidationError) as error:
-        found = str(error).splitlines()[0].rstrip(".")
+        found = first_line(error)
         do = "give a folder with config.json, or a Hub id while the network is there"
         raise NotFound(where, f"cannot be loaded ({found})", do) from error
     except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
         # transformers meets a file that is JSON but not what it expects with any of these
-        found = f"cannot be loaded ({str(error).splitlines()[0]})"
+        found = f"cannot be loaded ({first_line(error)})"
         raise Unsupported(where, found, "check that the folder holds one whole model") from error

@@ -32,7 +32,7 @@ from panscope.axes import TokenIds, TokenMask
 from panscope.config import digest_of
 from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError, Unsupported, nearest
 from panscope.files import sha256_of
-from panscope.model.load import POCKET, Model, pocket_file
+from panscope.model.load import POCKET, Model, first_line, pocket_file
 
 Split = Literal["train", "held_out"]
 ENCODE_CHARACTERS = 1_000_000  # at a time: enough to use all cores, and memory stays small
@@ -116,12 +116,11 @@ def fingerprint(config: Config) -> str:
 def documents(config: Config) -> Iterator[Document]:
     """Yield the documents of a text in order."""
     if config.path.startswith(HUB):
-        name, _, part = config.path.removeprefix(HUB).partition(":")
-        yield from _streamed(config, name, part or "train")
+        yield from _hub(config.path, config.field)
         return
     for path in _local_files(config.path):
         if path.suffix == ".parquet":
-            yield from _streamed(config, "parquet", "train", str(path))
+            yield from _parquet(path, config.field)
         else:
             with _unpacked(path):
                 yield from _txt(path) if path.suffix == ".txt" else _jsonl(path, config.field)
@@ -130,14 +129,14 @@ def documents(config: Config) -> Iterator[Document]:
 def _local_files(name: str) -> list[Path]:
     """List the files of a text."""
     path = pocket_file("text.jsonl.xz") if name == POCKET else Path(name)
-    if path.is_dir():
+    if name and path.is_dir():
         found = sorted(path.glob("*.txt"))
         if not found:
             raise NotFound(f"text {name}", "the folder has no .txt file", "give a file or a folder")
         return found
     if not path.is_file():
         do = "reinstall panscope" if name == POCKET else "check the path"
-        raise NotFound(f"text {name}", f"no file {path.name}", do)
+        raise NotFound(f"text {name}", f"no file {path.name or name!r}", do)
     if not path.name.endswith(SUFFIXES):
         do = f"give one of {' '.join(SUFFIXES)}, or hf://owner/name"
         raise ConfigError(f"text {name}", f"cannot read {path.suffix or 'nameless'} files", do)
@@ -158,7 +157,7 @@ def _jsonl(path: Path, field: str) -> Iterator[Document]:
 
 
 @contextmanager
-def _unpacked(path: Path | str) -> Iterator[None]:
+def _unpacked(path: Path) -> Iterator[None]:
     """Turn the ways in which reading a file fails into sentences."""
     try:
         yield
@@ -167,7 +166,7 @@ def _unpacked(path: Path | str) -> Iterator[None]:
         raise Corrupt(f"text {path}", found, "fetch or make the file again") from error
     except OSError as error:
         do = "check the file and who may read it"
-        raise NotFound(f"text {path}", f"cannot be read ({_first_line(error)})", do) from error
+        raise NotFound(f"text {path}", f"cannot be read ({first_line(error)})", do) from error
 
 
 def _utf8(data: bytes, where: str) -> str:
@@ -216,41 +215,38 @@ def _whole_characters(text: str) -> str:
     return text
 
 
-def _streamed(
-    config: Config, name: str, split: str, data_files: str | None = None
-) -> Iterator[Document]:
-    """Read documents through the `datasets` library: Parquet files and what is on the Hub."""
-    records = _opened(config, name, split, data_files)
-    with _unpacked(config.path), _of_arrow(config.path):
-        for number, record in enumerate(records):
-            yield _document(record, config.field, f"{config.path}:{number}")
-
-
-def _opened(config: Config, name: str, split: str, data_files: str | None) -> Iterable[Any]:
-    load_dataset = _load_dataset(config.path)
-    where = f"text {config.path}"
+def _parquet(path: Path, field: str) -> Iterator[Document]:
+    load_dataset = _load_dataset(str(path))
     try:
-        records: Iterable[Any] = load_dataset(
-            name, data_files=data_files, split=split, streaming=True
-        )
-    except (OSError, RuntimeError) as error:
-        do = "check the name and the network, or give a local file"
-        raise NotFound(where, f"cannot be opened ({_first_line(error)})", do) from error
-    except ValueError as error:
-        do = "name a part that it has: hf://owner/name:split"
-        raise ConfigError(where, f"cannot be opened ({_first_line(error)})", do) from error
-    return records
-
-
-@contextmanager
-def _of_arrow(path: str) -> Iterator[None]:
-    try:
-        yield
+        records = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+        yield from _from_records(records, field, str(path))
     except PanscopeError:
         raise
-    except ValueError as error:  # ArrowInvalid; pyarrow itself is not imported here
-        found = f"cannot be read ({_first_line(error)})"
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        found = f"cannot be read ({first_line(error)})"
         raise Corrupt(f"text {path}", found, "fetch or make the file again") from error
+
+
+def _hub(path: str, field: str) -> Iterator[Document]:
+    """Stream a data set through the `datasets` library."""
+    load_dataset = _load_dataset(path)
+    name, _, part = path.removeprefix(HUB).partition(":")
+    try:
+        records = load_dataset(name, split=part or "train", streaming=True)
+        yield from _from_records(records, field, path)
+    except PanscopeError:
+        raise
+    except (OSError, RuntimeError) as error:
+        do = "check the name and the network, or give a local file"
+        raise NotFound(f"text {path}", f"cannot be read ({first_line(error)})", do) from error
+    except ValueError as error:
+        do = "name a part that it has: hf://owner/name:split"
+        raise ConfigError(f"text {path}", f"cannot be read ({first_line(error)})", do) from error
+
+
+def _from_records(records: Iterable[Any], field: str, path: str) -> Iterator[Document]:
+    for number, record in enumerate(records):
+        yield _document(record, field, f"{path}:{number}")
 
 
 def _load_dataset(path: str) -> Any:
@@ -261,10 +257,6 @@ def _load_dataset(path: str) -> Any:
         raise Unsupported(f"text {path}", "needs the datasets library", do) from error
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     return datasets.load_dataset
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _of_split(

@@ -78,9 +78,10 @@ def run(
     ConfigError if `out` holds another store, or anything else.
     """
     described = config.model_dump(mode="json")
-    if _is_finished(out, described, inputs):
+    manifest = files.made(out, KIND, described, inputs)
+    if manifest and all((out / name).is_file() for name in manifest.files):
         emit(Finished(STAGE, 0.0, reused=True))
-        return files.read_manifest(out, KIND)
+        return manifest
     started = time.monotonic()
     seals = _harvest(config, model, rows_from, files.artefact_digest(described, inputs), out, emit)
     facts = _facts(config, model, seals)
@@ -108,17 +109,6 @@ def _harvest(
     if not seals:
         raise ConfigError("harvest", "the text has no rows", "give more text")
     return seals
-
-
-def _is_finished(out: Path, described: Mapping[str, object], inputs: Mapping[str, str]) -> bool:
-    """Say whether `out` holds the store, with no file missing; refuse another artefact."""
-    if not (out / files.MANIFEST).is_file():
-        return False
-    manifest = files.read_manifest(out, KIND)
-    if not files.is_made(out, described, inputs):
-        found = "holds a store made from another recipe or input"
-        raise ConfigError(str(out), found, "choose another output or delete that folder")
-    return all((out / name).is_file() for name in manifest.files)
 
 
 def _sites(config: Config, model: Model) -> tuple[Site, ...]:

@@ -10,7 +10,6 @@ import torch
 from panscope import config, files
 from panscope.atlas.features import write_contexts, write_features, write_pieces
 from panscope.atlas.records import Context
-from panscope.errors import ConfigError
 from panscope.events import Advanced, Emit, Finished, Started
 from panscope.model import tap
 from panscope.model.load import Model
@@ -52,12 +51,9 @@ def run(
     finished atlas is reused; ConfigError if `out` holds another one.
     """
     described = config.model_dump(mode="json")
-    if files.is_made(out, described, inputs):
+    if manifest := files.made(out, "atlas", described, inputs):
         emit(Finished(STAGE, 0.0, reused=True))
-        return files.read_manifest(out, "atlas")
-    if (out / files.MANIFEST).is_file():
-        do = "choose another output or delete that folder"
-        raise ConfigError(str(out), "holds an atlas made from another recipe or suite", do)
+        return manifest
     started = time.monotonic()
     saes = {name: suite.load(name).to(model.device) for name in suite.names}
     with torch.inference_mode():

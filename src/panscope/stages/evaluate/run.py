@@ -6,7 +6,7 @@
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,11 +19,12 @@ from panscope.events import Advanced, Emit, Finished, Started
 from panscope.model import tap
 from panscope.model.load import Model
 from panscope.model.text import Rows
+from panscope.sae.sae import Sae
 from panscope.sae.suite import Suite
 from panscope.sites import Site
 from panscope.stages.evaluate import loss
 from panscope.stages.evaluate.fidelity import Fidelity
-from panscope.stages.evaluate.loss import Damage
+from panscope.stages.evaluate.loss import Clean, Damage
 from panscope.stats import Moments, Ratio
 
 STAGE = "evaluate"
@@ -56,55 +57,78 @@ def run(
         raise ConfigError("evaluate", "no held-out text", "raise text.held_out or give more text")
     started = time.monotonic()
     with torch.inference_mode():
-        metrics, base = _measure(model, suite, batches, emit)
-    facts = {"evaluation": {"digest": key, **base}}
-    measured = suite.with_metrics(metrics, facts)
+        measurement = _measure(model, suite, batches, emit)
+    facts = {"evaluation": {"digest": key, **measurement.clean()}}
+    measured = suite.with_metrics(measurement.metrics(), facts)
     emit(Finished(STAGE, time.monotonic() - started))
     return measured
 
 
-def _measure(
-    model: Model, suite: Suite, batches: Sequence[Rows], emit: Emit
-) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+def _measure(model: Model, suite: Suite, batches: Sequence[Rows], emit: Emit) -> "_Measurement":
     saes = {name: suite.load(name).to(model.device) for name in suite.names}
-    sites = tuple({sae.reads[0]: None for sae in saes.values()})
-    means = _means(model, sites, batches)
-    context = batches[0].ids.shape[1]
-    fidelity = {name: Fidelity.zero(sae.width, context) for name, sae in saes.items()}
-    spliced = {name: Damage() for name in saes}
-    zeroed, averaged = ({site: Damage() for site in sites} for _ in range(2))
-    clean_loss, seen_tokens = Ratio.zero(), 0
+    measurement = _Measurement(model, saes, _means(model, saes.values(), batches), batches[0])
+    seen_tokens = 0
     emit(Started(STAGE, sum(rows.ids.numel() for rows in batches), "tokens"))
     for rows in batches:
-        unedited = tap.run(model, rows.ids, read=sites, with_logits=True)
-        assert unedited.logits is not None
-        base = loss.clean(unedited.logits, rows)
-        clean_loss.add_(base.losses, base.counts)
-        for site in sites:
-            mean = splice.constant(means[site])
-            zeroed[site].add_(splice.logits(model, rows, {site: splice.zeros}), base, rows)
-            averaged[site].add_(splice.logits(model, rows, {site: mean}), base, rows)
-        for name, sae in saes.items():
-            site = sae.reads[0]
-            x = unedited.values[site][rows.mask].float()
-            fidelity[name].add_(sae, x, means[site], rows.mask)
-            logits = splice.logits(model, rows, {site: splice.reconstruction(sae)})
-            spliced[name].add_(logits, base, rows)
+        measurement.add_(rows)
         seen_tokens += rows.ids.numel()
         emit(Advanced(STAGE, seen_tokens))
-    return {
-        name: {
-            **fidelity[name].metrics(),
-            **loss.metrics(spliced[name], zeroed[sae.reads[0]], averaged[sae.reads[0]]),
-        }
-        for name, sae in saes.items()
-    }, {"clean_loss": clean_loss.value, "clean_loss_se": clean_loss.standard_error}
+    return measurement
 
 
-def _means(model: Model, sites: Sequence[Site], batches: Sequence[Rows]) -> dict[Site, Tensor]:
-    """Return each site's mean activation over the unmasked tokens."""
-    moments = {site: Moments.zero(model.d_at(site)) for site in sites}
+class _Measurement:
+    """The sums for every Sae of a suite, batch after batch."""
+
+    def __init__(
+        self, model: Model, saes: Mapping[str, Sae], means: Mapping[Site, Tensor], first: Rows
+    ) -> None:
+        self._model, self._saes, self._means = model, saes, means
+        context = first.ids.shape[1]
+        self._clean_loss = Ratio.zero()
+        self._fidelity = {name: Fidelity.zero(sae.width, context) for name, sae in saes.items()}
+        self._spliced = {name: Damage() for name in saes}
+        self._zeroed = {site: Damage() for site in means}
+        self._averaged = {site: Damage() for site in means}
+
+    def add_(self, rows: Rows) -> None:
+        """Measure everything on a batch, against one clean forward pass."""
+        unedited = tap.run(self._model, rows.ids, read=self._means, with_logits=True)
+        assert unedited.logits is not None
+        base = loss.clean(unedited.logits, rows)
+        self._clean_loss.add_(base.losses, base.counts)
+        for site, mean in self._means.items():
+            self._replace_(self._zeroed[site], site, splice.zeros, base, rows)
+            self._replace_(self._averaged[site], site, splice.constant(mean), base, rows)
+        for name, sae in self._saes.items():
+            site = sae.reads[0]
+            x = unedited.values[site][rows.mask].float()
+            self._fidelity[name].add_(sae, x, self._means[site], rows.mask)
+            self._replace_(self._spliced[name], site, splice.reconstruction(sae), base, rows)
+
+    def _replace_(
+        self, damage: Damage, site: Site, replace: splice.Replace, base: Clean, rows: Rows
+    ) -> None:
+        damage.add_(splice.logits(self._model, rows, {site: replace}), base, rows)
+
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Return every Sae's metrics."""
+        found = {}
+        for name, sae in self._saes.items():
+            zeroed, averaged = (sums[sae.reads[0]] for sums in (self._zeroed, self._averaged))
+            damage = loss.metrics(self._spliced[name], zeroed, averaged)
+            found[name] = self._fidelity[name].metrics() | damage
+        return found
+
+    def clean(self) -> dict[str, float]:
+        """Return the unedited model's loss."""
+        loss = self._clean_loss
+        return {"clean_loss": loss.value, "clean_loss_se": loss.standard_error}
+
+
+def _means(model: Model, saes: Iterable[Sae], batches: Sequence[Rows]) -> dict[Site, Tensor]:
+    """Return the mean activation over the unmasked tokens at each site that a Sae reads."""
+    moments = {sae.reads[0]: Moments.zero(model.d_at(sae.reads[0])) for sae in saes}
     for rows in batches:
-        for site, value in tap.run(model, rows.ids, read=sites).values.items():
+        for site, value in tap.run(model, rows.ids, read=moments).values.items():
             moments[site].add_(value[rows.mask])
     return {site: moment.mean.float() for site, moment in moments.items()}

@@ -48,10 +48,9 @@ def run(
     reused, an interrupted one resumed; ConfigError if `out` holds another one.
     """
     described = config.model_dump(mode="json")
-    if files.is_made(out, described, inputs):
+    if manifest := files.made(out, KIND, described, inputs):
         emit(Finished(STAGE, 0.0, reused=True))
-        return files.read_manifest(out, KIND)
-    _refuse_another(out, inputs, described)
+        return manifest
     started = time.monotonic()
     with torch.inference_mode():
         stream = batches_from(0)
@@ -98,15 +97,6 @@ def _member(spec: Spec, x: Tensor, config: Config) -> Member:
 
 def _key(config: Config, inputs: Mapping[str, str]) -> str:
     return digest_of({"config": config.model_dump(mode="json"), "inputs": dict(inputs)})
-
-
-def _refuse_another(out: Path, inputs: Mapping[str, str], described: Mapping[str, object]) -> None:
-    """Refuse to write over a finished suite that another recipe made."""
-    if (out / files.MANIFEST).is_file():
-        made = files.read_manifest(out, KIND)
-        what = "recipe" if made.inputs == dict(inputs) and made.config != described else "input"
-        do = "choose another output or delete that folder"
-        raise ConfigError(str(out), f"holds a suite made from another {what}", do)
 
 
 def _write_checkpoint(members: Sequence[Member], step: int, key: str, out: Path) -> None:
