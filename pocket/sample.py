@@ -29,6 +29,11 @@ from panscope.files import write_bytes
 MOST_BYTES = 2_000_000
 BATCH_ROWS = 64
 
+# At 0.8 the text is as plain as what the model has read: a 5-gram of the training text needs 5.1
+# bits for a token of it, as for one of the validation text (5.2), and as many of its words are
+# words of the training text (91 %). At 0.7 the 5-gram needs 4.1 bits, at 0.9 it needs 5.7.
+TEMPERATURE = 0.8
+
 # A document is of the first kind whose marks it has so often in a hundred words; without a kind of
 # its own it is "sampled". On the validation text, in pieces of 1,500 characters, the first five are
 # never wrong, and the three languages in 4 % of cases, where the language is right but the text is
@@ -133,7 +138,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="the folder that train.py wrote")
     parser.add_argument("out", type=Path, help="the .jsonl.xz file to write")
     parser.add_argument("--tokens", type=int, default=1_000_000)
-    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--card", type=Path, help="the model card to write samples into")
     try:

@@ -8,8 +8,8 @@ where it would have ended. OUT/model is the folder that ships.
 1. Train the tokenizer, and encode the training text as one row of ids (both are kept in OUT).
 2. Learn from rows cut at random places, so that some text is read twice and some never: 128 ids for
    the first three quarters of the tokens, then 256, where the sliding window of 128 first matters.
-3. Hidden matrices by Muon, the embedding and the norms by AdamW; the learning rates rise over the
-   first hundredth, stay, and fall to nothing over the second half. Products in bf16.
+3. Hidden matrices by Muon, the embedding and the norms by AdamW; the learning rates rise, stay,
+   and fall to nothing over the second half. Products in bf16.
 
 The defaults made the weights in the package. Sampling and measuring have scripts of their own.
 """

@@ -117,6 +117,8 @@ class Bars:
         """Draw an event."""
         match event:
             case Started(stage, total, unit):
+                if not self._console.is_terminal:
+                    self._console.print(f"[bold]{stage:>9}[/]  {total:,} {unit} ...")
                 task = self._progress.add_task(stage, total=total, unit=unit, metrics="")
                 self._tasks[stage] = task
             case Advanced(stage, done, metrics):

@@ -53,9 +53,9 @@ def check(page: Any) -> None:
     page.wait_for_load_state("networkidle")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= page.viewport_size["width"], page.evaluate(WIDER)
-    assert page.evaluate(WIDER) == []
-    assert page.evaluate(FAINT) == []
-    assert page.evaluate(NAMELESS) == []
+    for fault in (WIDER, FAINT, NAMELESS):
+        found = page.evaluate(fault)
+        assert found == [], found
 
 
 def focus_is_visible(page: Any) -> bool:

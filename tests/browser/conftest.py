@@ -73,7 +73,7 @@ def tab(request: pytest.FixtureRequest, chromium: Any, address: str) -> Iterator
         has_touch=is_phone,
     )
     tab = Tab(context.new_page(), [], is_phone)
-    tab.page.set_default_timeout(10_000)
+    tab.page.set_default_timeout(30_000)
     tab.page.on(
         "console", lambda line: line.type in ("error", "warning") and tab.said.append(line.text)
     )

@@ -1,11 +1,9 @@
 import gzip
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from tokenizers import Tokenizer
 from transformers import Gemma2Config
 
@@ -69,9 +67,3 @@ def page(tmp_path: Path) -> Path:
     copy = tmp_path / "README.md"
     copy.write_bytes((POCKET / "README.md").read_bytes())
     return copy
-
-
-@pytest.fixture(autouse=True)
-def uncompiled() -> Iterator[None]:
-    with torch.compiler.set_stance("force_eager"):
-        yield

@@ -1,12 +1,12 @@
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from corpus import BOS_ID, token_row
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(text=st.text(max_size=60))
 def test_every_string_survives_the_tokenizer(tokenizer: Tokenizer, text: str):
     assert tokenizer.decode(tokenizer.encode(text).ids) == text

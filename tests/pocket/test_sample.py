@@ -69,6 +69,7 @@ def run(monkeypatch, *args: object) -> None:
 
 
 def test_it_runs_from_end_to_end_and_the_seed_decides(tokenizer, tiny, page, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "BATCH_ROWS", 4)
     model = tmp_path / "model"
     shipped.write(Gemma2ForCausalLM(tiny), tokenizer, model)
     outs = [tmp_path / f"{name}.jsonl.xz" for name in "abc"]

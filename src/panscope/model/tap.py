@@ -85,7 +85,7 @@ class _Taps:
     def installed(self) -> Iterator[None]:
         """Put the hooks onto the modules for the length of a with block."""
         with ExitStack() as stack:
-            for site in self._pending:
+            for site in sorted(self._pending, key=lambda site: site.order):
                 hook = _register(self._model, site, partial(self._reach, site))
                 stack.callback(hook.remove)
             yield
@@ -101,7 +101,8 @@ class _Taps:
 
     def refuse_unreached(self) -> None:
         """Raise Unsupported if a declared site never had a value."""
-        for site in self._pending:
+        if self._pending:
+            site = min(self._pending, key=lambda site: site.order)
             raise _unreached(site, f"was not reached in a forward pass of {self._model.name}")
 
     def _reach(self, site: Site, value: Tensor) -> Tensor:

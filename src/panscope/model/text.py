@@ -136,7 +136,7 @@ def _local_files(name: str) -> list[Path]:
         return found
     if not path.is_file():
         do = "reinstall panscope" if name == POCKET else "check the path"
-        raise NotFound(f"text {name}", f"no file {path.name or name!r}", do)
+        raise NotFound(f"text {name}", f"no file {path.name}".strip(), do)
     if not path.name.endswith(SUFFIXES):
         do = f"give one of {' '.join(SUFFIXES)}, or hf://owner/name"
         raise ConfigError(f"text {name}", f"cannot read {path.suffix or 'nameless'} files", do)

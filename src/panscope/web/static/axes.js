@@ -16,11 +16,12 @@ export function linear([low, high], [start, end]) {
 export function log([low, high], [start, end]) {
   const [a, b] = [Math.log10(low), Math.log10(high)];
   const place = (value) => start + ((Math.log10(value) - a) / (b - a || 1)) * (end - start);
-  return Object.assign(place, { domain: [low, high], range: [start, end], ticks: logTicks(a, b) });
+  const ticks = b - a < 0.5 ? linearTicks(low, high, Math.abs(end - start)) : logTicks(a, b);
+  return Object.assign(place, { domain: [low, high], range: [start, end], ticks });
 }
 
 function linearTicks(low, high, pixels) {
-  const rough = (high - low) / Math.max(3, Math.min(6, pixels / 45)) || 1;
+  const rough = (high - low) / Math.max(4, Math.min(6, pixels / 45)) || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((times) => times * power >= rough) * power;
   const first = Math.ceil(low / step - 1e-9);

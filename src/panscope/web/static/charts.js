@@ -94,8 +94,8 @@ export function scatter(width, { points, xTitle, yTitle, best, right }) {
     const along = line.toSorted((a, b) => a.x - b.x);
     made.append(svg("path", { class: "join", d: along.map((p, n) => `${n ? "L" : "M"}${x(p.x)} ${y(p.y)}`).join("") }));
   }
+  made.append(lineNames(points, x, y)); // behind the points, of which none may be hidden
   for (const p of points) made.append(onePoint(p, x(p.x), y(p.y)));
-  made.append(lineNames(points, x, y));
   return made;
 }
 

@@ -30,7 +30,8 @@ function peakValue(example) {
 
 function bandHead(number_, shown) {
   const band = feature.bands[number_];
-  const title = band ? `${number(band.low)} to ${number(band.high)}` : "Strongest of all";
+  // The atlas cuts bands at edges of its bins, so the highest band may end above the maximum.
+  const title = band ? `${number(band.low)} to ${number(Math.min(band.high, feature.max))}` : "Strongest of all";
   const share = band ? `${percent(band.share)} of firings` : "the highest peaks";
   const range = element("span", { className: "range" });
   range.setAttribute("aria-hidden", "true");

@@ -208,12 +208,14 @@ const placeOf = (event) => {
   return token ? Number(token.dataset.position) - 1 : null;
 };
 const keyOf = (event) => event.target.closest?.(".pick")?.dataset.key ?? null;
+// A page that scrolls moves under a resting pointer; that must not take from the keyboard what it shows.
+const focused = () => sites.querySelector(".pick:focus-visible")?.dataset.key ?? null;
 
 for (const kind of ["pointerover", "focusin"]) {
   stripPlace.addEventListener(kind, (event) => event.pointerType !== "touch" && placeOf(event) !== null && pointAtToken(placeOf(event)));
-  sites.addEventListener(kind, (event) => event.pointerType !== "touch" && pointAtFeature(keyOf(event)));
+  sites.addEventListener(kind, (event) => event.pointerType !== "touch" && pointAtFeature(keyOf(event) ?? focused()));
 }
-sites.addEventListener("pointerleave", () => pointAtFeature(null));
+sites.addEventListener("pointerleave", () => pointAtFeature(focused()));
 sites.addEventListener("focusout", () => pointAtFeature(null));
 stripPlace.addEventListener("click", (event) => placeOf(event) !== null && pinToken(placeOf(event)));
 sites.addEventListener("click", (event) => keyOf(event) && pinFeature(keyOf(event)));

@@ -38,6 +38,7 @@ export function shade(made, value, max) {
 export function tokenElement(token, max, isPeak = false) {
   const made = document.createElement("span");
   made.className = isPeak ? "t peak" : "t";
+  made.classList.toggle("blank", token.piece.trim() === "");
   made.setAttribute("role", "button");
   made.setAttribute("aria-pressed", "false");
   made.tabIndex = -1;
