@@ -19,9 +19,11 @@ lint: $(VENV)/.developed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The page as it looks: made by the browser test, over the demo's run if there is one.
+# The README's picture, made by the browser test: of a fixture, or of a page of a running server,
+# `make screenshot PAGE='http://127.0.0.1:8000/sae/resid_post.2/w1024_l0_20_s0/7?text=Once upon'`.
 screenshot: $(VENV)/.developed
-	PANSCOPE_SCREENSHOT=docs/screenshot.png $(BIN)/pytest -m browser tests/browser
+	PANSCOPE_SCREENSHOT=docs/screenshot.png $(if $(PAGE),PANSCOPE_PAGE='$(PAGE)') \
+	  $(BIN)/pytest tests/browser -k screenshot
 
 clean:
 	rm -rf $(VENV)

@@ -86,7 +86,7 @@ def demo(
     chosen = {"model.name": model, "text.path": text}
     named = tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items() if value)
     if not no_serve:
-        _import_web()
+        _import_web().check_address(host, port)
     with _launch("demo", (*named, *overrides), output) as launch:
         launch.train()
         suite = launch.evaluate()

@@ -217,15 +217,17 @@ def test_another_recipe_does_not_overwrite_a_finished_run(
     assert hashes(finished / "suite") == before
 
 
-def test_a_port_in_use_is_said(panscope: Command, finished: Path):
+def test_a_port_in_use_is_said_before_long_work(panscope: Command, finished: Path, tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        result = panscope("serve", finished, "--port", port)
-    assert result.exit_code == 2
-    assert f"{port}" in result.stderr
-    assert "--port" in result.stderr
+        served = panscope("serve", finished, "--port", port)
+        demo = panscope("demo", "--output", tmp_path / "run", "--port", port)
+    for result in (served, demo):
+        assert result.exit_code == 2
+        assert f"port {port}: is in use; give another with --port" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("command", ["show", "verify", "serve"])

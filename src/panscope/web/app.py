@@ -64,6 +64,11 @@ def serve(
             uvicorn.Server(config).run(sockets=[listener])
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise ConfigError for an address that cannot be had: before long work, not behind it."""
+    _listening(host, port).close()
+
+
 def _listening(host: str, port: int) -> socket.socket:
     if not 0 <= port < 1 << 16:
         raise ConfigError(f"port {port}", "is not a port", "give --port 1 to 65535")
