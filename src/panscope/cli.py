@@ -191,7 +191,7 @@ def verify(path: Path) -> None:
     if problems:
         sys.exit(1)
     n_files = sum(len(files.read_manifest(folder).files) for folder in _artefacts(path))
-    OUT.print(f"{path}: {n_files} files, every byte as it was written")
+    OUT.print(f"{path}: {n_files} files, every byte as it was written", soft_wrap=True)
 
 
 @contextmanager
