@@ -120,7 +120,7 @@ class Launch:
         stage = self.recipe.describe
         suite = Suite.open(self.out / "suite")
         about = {
-            "model": _anywhere(self.recipe.model).model_dump(mode="json"),
+            "model": anywhere(self.recipe.model).model_dump(mode="json"),
             "text": self.recipe.text.model_dump(mode="json"),
         }
         batches = self._rows("train", stage.batch_rows, 0)
@@ -163,7 +163,8 @@ class Launch:
         return batches_from, {**self.inputs, "store": store.manifest.digest}
 
 
-def _anywhere(model: ModelConfig) -> ModelConfig:
+def anywhere(model: ModelConfig) -> ModelConfig:
     """Name a local model by its full path, so that a run can be served from another folder."""
-    folder = Path(model.name)
-    return model.model_copy(update={"name": str(folder.resolve())}) if folder.is_dir() else model
+    if model.name == load.POCKET or not Path(model.name).is_dir():
+        return model
+    return model.model_copy(update={"name": str(Path(model.name).resolve())})
