@@ -31,7 +31,7 @@ def encode(
 ) -> Latents:
     """Pass the pre-activations that exceed their latent's threshold, strictly; zero the rest."""
     z = torch.addmm(b_enc, x, w_enc)
-    return z * (z > threshold)
+    return torch.where(z > threshold, z, 0)  # a product would make -0.0 of what is cut
 
 
 def decode(
