@@ -24,7 +24,7 @@ from panscope.events import Bars, Emit, fan_out, to_jsonl
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 
-FOLDER = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class Verbs(click.Group):
@@ -208,8 +208,8 @@ def _launch(recipe: str, overrides: tuple[str, ...], output: Path) -> Iterator[A
 
 
 def _artefacts(path: Path) -> list[Path]:
-    """List the artefacts at or directly below a path."""
-    below = sorted(manifest.parent for manifest in path.glob(f"*/{files.MANIFEST}"))
+    """List the artefacts at or below a path."""
+    below = sorted(manifest.parent for manifest in path.rglob(files.MANIFEST))
     return below if below and not (path / files.MANIFEST).is_file() else [path]
 
 

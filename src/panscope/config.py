@@ -27,7 +27,7 @@ class Config(BaseModel):
         The tree goes through JSON, where strict mode takes arrays for tuples and strings for paths.
         """
         try:
-            return cls.model_validate_json(json.dumps(tree))
+            return cls.model_validate_json(json.dumps(tree, default=str))
         except ValidationError as error:
             raise _config_error(cls, tree, where, error) from error
 
@@ -58,7 +58,7 @@ def override(tree: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, An
     >>> override({"train": {"seed": 0}}, ("train.seed=3", "text.path=a.txt"))
     {'train': {'seed': 3}, 'text': {'path': 'a.txt'}}
     """
-    changed: dict[str, Any] = json.loads(json.dumps(tree))
+    changed: dict[str, Any] = json.loads(json.dumps(tree, default=str))
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:

@@ -16,6 +16,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from panscope.errors import PanscopeError
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Started:
@@ -75,9 +77,13 @@ def to_jsonl(path: Path) -> Emit:
 
     def emit(event: Event) -> None:
         line = {"time": time.time(), "event": type(event).__name__, **dataclasses.asdict(event)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            found = f"could not be written ({error.strerror})"
+            raise PanscopeError(str(path), found, "check space and permissions") from error
 
     return emit
 

@@ -9,8 +9,7 @@ artefact without checking its bytes first.
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -160,9 +159,6 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     if not path.is_file():
         raise Incomplete(str(folder), "has no manifest.json", "run the stage that writes it again")
     manifest = _parsed(path)
-    if manifest.format_version > FORMAT_VERSION:
-        found = f"has format {manifest.format_version}, this panscope reads {FORMAT_VERSION}"
-        raise Unsupported(str(folder), found, "upgrade panscope")
     if kind is not None and manifest.kind != kind:
         raise Unsupported(str(folder), f"is a {manifest.kind}", f"give the folder of a {kind}")
     return manifest
@@ -227,10 +223,14 @@ def made(
     return manifest
 
 
-def clear(folder: Path) -> None:
-    """Remove an artefact, its manifest first, so that a kill leaves it unsealed."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=False)
+def clear_unsealed(folder: Path, patterns: Iterable[str]) -> None:
+    """Remove what an interrupted writer left in a folder without a manifest: files of its patterns.
+
+    All visible files of a folder are sealed, so a stale one would pass for part of the artefact.
+    """
+    if not (folder / MANIFEST).is_file():
+        for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+            path.unlink()
 
 
 def _parsed(path: Path) -> Manifest:
@@ -239,12 +239,21 @@ def _parsed(path: Path) -> Manifest:
     try:
         tree = json.loads(path.read_bytes())
         written = tree.pop("checksum", None) if isinstance(tree, dict) else None
+        _refuse_newer(path.parent, tree)
         manifest = Manifest.model_validate(tree)
     except ValueError as error:  # JSON's, UTF-8's and pydantic's
         raise Corrupt(str(path), "is not a manifest", remedy) from error
     if written != digest_of(tree):
         raise Corrupt(str(path), "does not match its own checksum", remedy)
     return manifest
+
+
+def _refuse_newer(folder: Path, tree: Any) -> None:
+    """Raise Unsupported for a later format, before its unknown keys look like damage."""
+    version = tree.get("format_version") if isinstance(tree, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        found = f"has format {version}, this panscope reads {FORMAT_VERSION}"
+        raise Unsupported(str(folder), found, "upgrade panscope")
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -255,7 +264,9 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def _write_failed(path: Path, error: OSError) -> PanscopeError:
     reason = error.strerror or str(error)
-    return PanscopeError(str(path), f"could not be written ({reason})", "free space or permissions")
+    return PanscopeError(
+        str(path), f"could not be written ({reason})", "check space and permissions"
+    )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from panscope import config, files
 from panscope.config import digest_of, override, read_toml
-from panscope.errors import NotFound, nearest
-from panscope.events import Emit
+from panscope.errors import ConfigError, NotFound, nearest
+from panscope.events import Emit, Warned
 from panscope.model import load, text
 from panscope.model.load import Config as ModelConfig
 from panscope.model.load import Model
@@ -99,6 +99,8 @@ class Launch:
 
     def train(self) -> Suite:
         """Train `suite/` from the live stream, or from `store/` if the recipe says so."""
+        for site in self.sites:
+            self.model.family.refuse_edit(site)  # evaluation will replace what stands there
         batches_from, inputs = self._from_store() if self.recipe.source == "store" else self._live()
         into = self.out / "suite"
         train.run(self.recipe.train, self.sites, batches_from, inputs, into, self.emit)
@@ -109,7 +111,7 @@ class Launch:
         stage = self.recipe.evaluate
         rows = self._rows("held_out", stage.batch_rows, 0)
         batches = list(islice(rows, self._n_batches(stage.tokens, stage.batch_rows)))
-        suite = Suite.open(self.out / "suite")
+        suite = self._suite("evaluate")
         measured = evaluate.run(stage, self.model, suite, batches, self.inputs, self.emit)
         page = evaluate.report(measured.facts.values(), measured.manifest.facts["evaluation"])
         files.write_bytes(self.out / "report.md", page.encode())
@@ -118,7 +120,7 @@ class Launch:
     def describe(self) -> files.Manifest:
         """Describe every feature of `suite/` into `atlas/`."""
         stage = self.recipe.describe
-        suite = Suite.open(self.out / "suite")
+        suite = self._suite("describe")
         about = {
             "model": anywhere(self.recipe.model).model_dump(mode="json"),
             "text": self.recipe.text.model_dump(mode="json"),
@@ -127,6 +129,15 @@ class Launch:
         inputs = {**self.inputs, "suite": suite.manifest.digest}
         into = self.out / "atlas"
         return describe.run(stage, self.model, suite, batches, inputs, about, into, self.emit)
+
+    def _suite(self, stage: str) -> Suite:
+        """Open the suite; refuse one of another model, warn of another text."""
+        suite = Suite.open(self.out / "suite")
+        _refuse_another_model(suite.folder, suite.manifest, self.inputs)
+        if suite.manifest.inputs.get("text", self.inputs["text"]) != self.inputs["text"]:
+            text = "not the text or the split that the suite was trained on: documents may be known"
+            self.emit(Warned(stage, text))
+        return suite
 
     def _rows(
         self, split: Literal["train", "held_out"], batch_rows: int, skip_rows: int
@@ -154,6 +165,7 @@ class Launch:
     def _from_store(self) -> tuple[BatchesFrom, dict[str, str]]:
         """Return the stream that visits the store's shards, and what it is made from."""
         store = Store.open(self.out / "store")
+        _refuse_another_model(store.folder, store.manifest, self.inputs)
         size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
 
         def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:
@@ -161,6 +173,14 @@ class Launch:
             return ({s: v.to(self.model.device) for s, v in b.values.items()} for b in stream)
 
         return batches_from, {**self.inputs, "store": store.manifest.digest}
+
+
+def _refuse_another_model(
+    folder: Path, manifest: files.Manifest, inputs: Mapping[str, str]
+) -> None:
+    if manifest.inputs.get("model", inputs["model"]) != inputs["model"]:
+        do = "name the model it was made from, or choose another output"
+        raise ConfigError(str(folder), "was made from another model", do)
 
 
 def anywhere(model: ModelConfig) -> ModelConfig:

@@ -160,6 +160,8 @@ def test_the_store_trains_the_suite_too(
         (["train.widht=[64]"], 2, "unknown key train.widht; did you mean widths?"),
         (["train.tokens=nonsense"], 2, "train.tokens is 'nonsense'"),
         (["no-equals-sign"], 2, "write section.key=value"),
+        (["train.sites=['resid_mid.*']"], 6, "can be read but not edited"),
+        (["describe.batch_rows=0"], 2, "describe.batch_rows is 0"),
         (["--text", "nowhere.jsonl"], 3, "text nowhere.jsonl"),
         (["--model", "nowhere/at-all"], 3, "nowhere/at-all"),
     ],
@@ -214,6 +216,17 @@ def test_another_recipe_does_not_overwrite_a_finished_run(
     result = panscope(*tiny_demo, "train.seeds=[5]", "--output", finished)
     assert result.exit_code == 2
     assert "holds a suite made from another recipe" in result.stderr
+    assert hashes(finished / "suite") == before
+
+
+def test_a_suite_of_another_model_is_not_measured_with_this_one(
+    panscope: Command, finished: Path, tiny_text: Path
+):
+    before = hashes(finished / "suite")
+    arguments = ("evaluate", "demo", f'text.path="{tiny_text}"', *TINY, "--output", finished)
+    result = panscope(*arguments)
+    assert result.exit_code == 2
+    assert "was made from another model" in result.stderr
     assert hashes(finished / "suite") == before
 
 

@@ -74,8 +74,8 @@ def plain_losses(model: Model, logits: Tensor, rows: Rows) -> list[float]:
     found = []
     for row in range(len(rows.ids)):
         for position in range(rows.ids.shape[1] - 1):
-            if int(rows.ids[row, position]) not in model.special_ids:
-                target = rows.ids[row, position + 1]
+            source, target = rows.ids[row, position : position + 2].tolist()
+            if {source, target}.isdisjoint(model.special_ids):
                 found.append(-float(logits[row, position].log_softmax(-1)[target]))
     return found
 
@@ -98,7 +98,8 @@ def test_delta_loss_and_kl_equal_a_plain_loop(tiny_model: Model, batch: Rows):
     delta = (sum(after) - sum(before)) / len(before)
     assert damage.delta.value == pytest.approx(delta, rel=1e-5)
     p, q = clean_logits.log_softmax(-1), edited.log_softmax(-1)
-    kl = (p.exp() * (p - q)).sum(-1)[:, :-1][batch.mask[:, :-1]].mean()
+    counted = batch.mask[:, :-1] & batch.mask[:, 1:]
+    kl = (p.exp() * (p - q)).sum(-1)[:, :-1][counted].mean()
     assert damage.kl.value == pytest.approx(float(kl), rel=1e-5)
     assert damage.kl.value > 0.001
 

@@ -178,6 +178,20 @@ def test_a_finished_suite_is_reused_and_another_recipe_refused(tmp_path: Path):
         trained(tmp_path, config(tokens=40 * 256))
 
 
+def test_leftovers_of_an_interrupted_writer_are_not_sealed(tmp_path: Path):
+    (tmp_path / "resid_post.0" / "old").mkdir(parents=True)
+    (tmp_path / "resid_post.0" / "old" / "sae.safetensors").write_bytes(b"stale")
+    (tmp_path / f".{loop.CHECKPOINT}.1.tmp").write_bytes(b"half a checkpoint")
+    suite = trained(tmp_path, config(tokens=30 * 256))
+    assert not [name for name in suite.manifest.files if "old" in name]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_same_sae_twice_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"asks for resid_post\.0/w48_l0_3_s1 twice"):
+        trained(tmp_path, config(seeds=(1, 1)))
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path: Path):
     settings = config(tokens=120 * 256)
 
@@ -203,6 +217,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
         ({"target_l0": [64.0], "widths": [64]}, "target_l0 64 is not below the width"),
         ({"target_l0": [3.0], "tokens": 100}, "tokens is less than one batch"),
         ({"target_l0": [3.0], "widths": [0]}, "widths.0 is 0"),
+        ({"target_l0": [3.0], "seeds": []}, "seeds is"),
+        ({"target_l0": [3.0], "schedule": {"sparsity_warmup_steps": -1}}, "is -1"),
     ],
 )
 def test_impossible_recipes_are_refused(changes: dict[str, object], message: str):

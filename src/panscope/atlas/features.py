@@ -23,6 +23,7 @@ from panscope.errors import NotFound, nearest
 from panscope.files import Manifest, checked, read_manifest, replacing, write_json
 
 ROWS_PER_GROUP = 64
+FILES = ("features/*/*.parquet", "contexts.parquet", "pieces.json")
 
 _INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 _BAND = pa.struct([("low", pa.float32()), ("high", pa.float32()), ("share", pa.float32())])

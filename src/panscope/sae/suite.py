@@ -23,6 +23,7 @@ from panscope.sae.sae import WEIGHTS, Sae
 from panscope.sites import Site
 
 KIND = "suite"
+FILES = ("*/*/sae.safetensors", "*/*/sae.json")
 Facts = Mapping[str, Any]
 
 

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from panscope import config, files
-from panscope.atlas.features import write_contexts, write_features, write_pieces
+from panscope.atlas.features import FILES, write_contexts, write_features, write_pieces
 from panscope.atlas.records import Context
 from panscope.events import Advanced, Emit, Finished, Started
 from panscope.model import tap
@@ -21,16 +22,17 @@ from panscope.stages.describe.directions import directions
 from panscope.stages.describe.tally import Tally
 
 STAGE = "describe"
+Count = Annotated[int, Field(gt=0)]
 
 
 class Config(config.Config):
     """How much text is read, and how much of it is kept for each feature."""
 
-    tokens: int = 1_000_000
-    batch_rows: int = 32
-    n_top: int = 10
+    tokens: Count = 1_000_000
+    batch_rows: Count = 32
+    n_top: Count = 10
     """Strongest contexts kept for each feature."""
-    n_listed: int = 10
+    n_listed: Annotated[int, Field(gt=0, le=100)] = 10
     """Logits and neighbours listed for each feature."""
     seed: int = 0
 
@@ -109,6 +111,7 @@ def _write(
     out: Path,
 ) -> list[dict[str, Any]]:
     """Write the atlas's files; return the facts of its Saes."""
+    files.clear_unsealed(out, FILES)
     facts, used = [], set[int]()
     for name, sae in saes.items():
         to_logits = model.to_logits(sae.writes[0])

@@ -85,7 +85,7 @@ class Tally:
     def add_(self, f: Latents, mask: Bool[Tensor, "rows context"], first_row: int) -> None:
         """Take in the activations of whole rows; masked tokens count nowhere and show nothing."""
         n_rows, context = mask.shape
-        f = (f * mask.flatten()[:, None]).cpu()
+        f = f.cpu() * mask.flatten()[:, None]
         by_row = f.view(n_rows, context, -1)
         self.n_tokens += int(mask.sum())
         self._count(f, by_row, first_row)

@@ -1,12 +1,13 @@
 """What replacing a site's activations costs the model: loss, delta loss, KL, loss recovered.
 
-Losses are cross-entropies in nats over the predictions made from unmasked tokens. Differences are
+Losses are cross-entropies in nats over the predictions from and of unmasked tokens. Differences are
 taken sequence by sequence, against one clean forward pass that serves every Sae.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,8 +27,8 @@ class Clean:
 def clean(logits: Float[Tensor, "batch position vocab"], rows: Rows) -> Clean:
     """Prepare a batch's unedited logits for comparisons."""
     log_probs = logits.float().log_softmax(-1)
-    counted = _predicting(rows)
-    return Clean(log_probs, _losses(log_probs, rows), counted.sum(1))
+    counts = _predicting(rows, log_probs.device).sum(1)
+    return Clean(log_probs, _losses(log_probs, rows), counts)
 
 
 @dataclass(slots=True)
@@ -45,7 +46,8 @@ class Damage:
         divergence = (base.log_probs.exp() * (base.log_probs - log_probs)).sum(-1)
         self.loss.add_(losses, base.counts)
         self.delta.add_(losses - base.losses, base.counts)
-        self.kl.add_((divergence[:, :-1] * _predicting(rows)).sum(1), base.counts)
+        counted = _predicting(rows, log_probs.device)
+        self.kl.add_((divergence[:, :-1] * counted).sum(1), base.counts)
 
 
 def metrics(spliced: Damage, zero: Damage, mean: Damage) -> dict[str, Any]:
@@ -63,12 +65,16 @@ def metrics(spliced: Damage, zero: Damage, mean: Damage) -> dict[str, Any]:
     }
 
 
-def _predicting(rows: Rows) -> Float[Tensor, "batch position"]:
-    """Mark the positions whose prediction counts: an unmasked token that has a next one."""
-    return rows.mask[:, :-1].float()
+def _predicting(rows: Rows, device: torch.device) -> Float[Tensor, "batch predictions"]:
+    """Mark the predictions that count: from a token that is not special, of one that is not.
+
+    What follows the last token of a document is the next one's BOS, which no model should know.
+    """
+    return (rows.mask[:, :-1] & rows.mask[:, 1:]).to(device, torch.float32)
 
 
 def _losses(log_probs: Float[Tensor, "batch position vocab"], rows: Rows) -> Tensor:
     """Sum each row's cross-entropy over the predictions that count."""
-    nats = -log_probs[:, :-1].gather(-1, rows.ids[:, 1:, None]).squeeze(-1)
-    return (nats * _predicting(rows)).double().sum(1)
+    targets = rows.ids[:, 1:, None].to(log_probs.device)
+    nats = -log_probs[:, :-1].gather(-1, targets).squeeze(-1)
+    return (nats * _predicting(rows, log_probs.device)).double().sum(1)

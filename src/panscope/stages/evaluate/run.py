@@ -7,9 +7,10 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from panscope import config, splice
@@ -33,8 +34,8 @@ STAGE = "evaluate"
 class Config(config.Config):
     """How much held-out text is read."""
 
-    tokens: int = 262_144
-    batch_rows: int = 16
+    tokens: Annotated[int, Field(gt=0)] = 262_144
+    batch_rows: Annotated[int, Field(gt=0)] = 16
 
 
 def run(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from panscope.axes import Activations
+from panscope.errors import ConfigError
 from panscope.kernels import dense
 from panscope.kernels.dense import Parameters
 from panscope.sae.sae import Sae, fold
@@ -40,7 +41,13 @@ class Spec:
 def specs(config: Config, sites: Sequence[Site]) -> tuple[Spec, ...]:
     """List the product of sites, widths, penalties and seeds, in the order of a forward pass."""
     product = itertools.product(sites, config.widths, penalties(config), config.seeds)
-    return tuple(Spec(*row) for row in product)
+    wanted = tuple(Spec(*row) for row in product)
+    names = [spec.sae for spec in wanted]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(
+            "train", f"asks for {twice} twice", "name each width, target and seed once"
+        )
+    return wanted
 
 
 def initial(d_in: int, width: int, threshold: float, seed: int) -> Parameters:

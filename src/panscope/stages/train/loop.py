@@ -19,7 +19,7 @@ from panscope import files
 from panscope.config import digest_of
 from panscope.errors import ConfigError, Corrupt
 from panscope.events import Advanced, Emit, Finished, Started
-from panscope.sae.suite import KIND, write_sae
+from panscope.sae.suite import FILES, KIND, write_sae
 from panscope.sites import Site
 from panscope.stages.train.bank import Member, Spec, scale_of, specs
 from panscope.stages.train.objective import Config
@@ -48,7 +48,10 @@ def run(
     reused, an interrupted one resumed; ConfigError if `out` holds another one.
     """
     described = config.model_dump(mode="json")
+    for left_over in out.glob(f".{CHECKPOINT}.*.tmp"):  # of a process killed while writing it
+        left_over.unlink()
     if manifest := files.made(out, KIND, described, inputs):
+        (out / CHECKPOINT).unlink(missing_ok=True)
         emit(Finished(STAGE, 0.0, reused=True))
         return manifest
     started = time.monotonic()
@@ -58,6 +61,7 @@ def run(
         members = _members(config, sites, first)
         step = _read_checkpoint_(members, _key(config, inputs), out)
         batches = batches_from(step) if step else itertools.chain(first, stream)
+        del first, stream  # with a bucket in them: resuming must not hold two
         _train_(members, step, config, batches, inputs, out, emit)
         manifest = _write(members, config, inputs, out)
     emit(Finished(STAGE, time.monotonic() - started))
@@ -139,6 +143,7 @@ def _sha256(state: Mapping[str, Tensor]) -> str:
 def _write(
     members: Sequence[Member], config: Config, inputs: Mapping[str, str], out: Path
 ) -> files.Manifest:
+    files.clear_unsealed(out, FILES)
     for member in members:
         write_sae(out, member.spec.sae, member.sae())
     trained = config.n_steps * config.batch_tokens

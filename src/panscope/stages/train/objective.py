@@ -19,17 +19,19 @@ from panscope import config
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
+Steps = Annotated[int, Field(ge=0)]
+Some = Field(min_length=1)
 
 
 class Schedule(config.Config):
     """How the learning rate and the sparsity penalty change over the steps."""
 
     learning_rate: Positive = 7e-5
-    warmup_steps: int = 1000
+    warmup_steps: Steps = 1000
     """Cosine from a tenth of the rate to the whole of it."""
     decay_share: Share = 0.0
     """The last share of all steps over which the rate falls linearly to nothing."""
-    sparsity_warmup_steps: int = 10_000
+    sparsity_warmup_steps: Steps = 10_000
     """Linear, from no penalty to the whole of it."""
 
     def learning_rate_at(self, step: int, n_steps: int) -> float:
@@ -56,15 +58,15 @@ class Threshold(config.Config):
 class Config(config.Config):
     """A suite to train: the product of sites, widths, sparsities and seeds, over one stream."""
 
-    sites: tuple[str, ...] = ("resid_post.*", "mlp_out.*", "attn_z.*")
-    widths: tuple[Count, ...] = (16_384,)
+    sites: Annotated[tuple[str, ...], Some] = ("resid_post.*", "mlp_out.*", "attn_z.*")
+    widths: Annotated[tuple[Count, ...], Some] = (16_384,)
     sparsity: tuple[Positive, ...] = ()
     """Strengths of the L0 penalty (lambda), one Sae each."""
     target_l0: tuple[Positive, ...] = ()
     """Wanted mean L0, one Sae each; `sparsity` and `target_l0` exclude each other."""
     target_strength: Positive = 1.0
     """Strength of the quadratic penalty of a target L0."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[int, ...], Some] = (0,)
     tokens: Count = 4_000_000_000
     batch_tokens: Count = 4096
     schedule: Schedule = Schedule()
