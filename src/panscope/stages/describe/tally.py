@@ -5,8 +5,8 @@ strongest contexts of each latent, one firing a context, and a uniform sample of
 half octave of strength, from which bands are made when the text has ended. An example keeps its
 latent's activations over the whole context, in float16: three significant digits.
 
-Memory a latent, in bytes: 2 (n_top + SAMPLE_BINS * SAMPLES) context + 8 bins + 16 (n_top +
-SAMPLE_BINS * SAMPLES); 14 kB for ten top examples of 128 tokens.
+Memory a latent, in bytes: (n_top + sample bins * SAMPLES) (2 context + 12) + 8 bins + 12; 15 kB for
+ten strongest contexts of 128 tokens.
 """
 
 from dataclasses import dataclass
