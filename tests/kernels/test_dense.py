@@ -1,52 +1,134 @@
-"""The closed form, against autograd through the definition."""
+"""The PyTorch body against plain products, in float64, block borders included."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
-from panscope.kernels import dense, reference
-from panscope.kernels.dense import Parameters
+from panscope.kernels import dense
+from panscope.kernels.pairs import BETA2, EPSILON, Hits, Pairs, Rows
+
+TOKENS, D, WIDTH = 37, 6, 20
 
 
-def parameters(seed: int, dtype: torch.dtype) -> Parameters:
+@pytest.fixture(params=[1 << 25, 50], ids=["one block", "many blocks"], autouse=True)
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(dense, "BLOCK_NUMBERS", request.param)
+    yield
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    return Parameters(draw(8, 24), 0.1 * draw(24), draw(24, 8), 0.1 * draw(8), 0.3 * draw(24) - 1)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("price", [0.0, 0.2])
-def test_gradients_equal_autograd_of_the_definition(
-    dtype: torch.dtype, tolerance: float, price: float
-):
-    p = parameters(0, dtype)
-    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    x = x.to(dtype)
-    leaves = Parameters(*(t.clone().requires_grad_() for t in p))
-    loss = reference.training_loss(x, *leaves, bandwidth=0.3, penalty=lambda l0: price * l0)
-    expected = Parameters(*torch.autograd.grad(loss, leaves))
-
-    done = dense.forward(x, p)
-    torch.testing.assert_close(
-        done.loss + price * done.l0, loss.detach(), rtol=tolerance, atol=tolerance
+def encoded() -> tuple[Pairs, Tensor, Tensor]:
+    x, w_enc, b_enc, floor = (
+        draw(TOKENS, D),
+        draw(WIDTH, D, seed=1),
+        draw(WIDTH),
+        draw(WIDTH, seed=2),
     )
-    ours = dense.backward(done, p, 0.3, torch.tensor(price, dtype=dtype))
-    for name, a, b in zip(Parameters._fields, ours, expected, strict=True):
-        scale = b.abs().max()
-        torch.testing.assert_close(a / scale, b / scale, rtol=tolerance, atol=tolerance, msg=name)
+    pairs = dense.encode(x, w_enc, b_enc, floor)
+    z = x @ w_enc.T + b_enc
+    return pairs, torch.where(z > floor, z, 0), x
 
 
-def test_a_quadratic_penalty_enters_by_its_slope():
-    p = parameters(2, torch.float64)
-    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    leaves = Parameters(*(t.clone().requires_grad_() for t in p))
-    loss = reference.training_loss(
-        x, *leaves, bandwidth=0.3, penalty=lambda l0: 0.7 * (l0 / 5 - 1).square()
-    )
-    (expected,) = torch.autograd.grad(loss, leaves.log_threshold)
-    done = dense.forward(x, p)
-    slope = 2 * 0.7 / 5 * (done.l0 / 5 - 1)
-    ours = dense.backward(done, p, 0.3, slope).log_threshold
-    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+def test_encode_keeps_what_exceeds_the_floor_in_order():
+    pairs, expected, _ = encoded()
+    torch.testing.assert_close(pairs.scatter(pairs.z), expected, rtol=1e-12, atol=1e-12)
+    assert len(pairs.z) == (expected != 0).sum()
+    order = pairs.token.long() * WIDTH + pairs.latent
+    assert (order.diff() > 0).all()
+    assert torch.equal(pairs.offsets.diff(), torch.bincount(pairs.token, minlength=TOKENS))
+    assert (pairs.token.dtype, pairs.latent.dtype) == (torch.int32, torch.int32)
+
+
+def test_no_tokens_and_no_pairs():
+    none = dense.encode(draw(0, D), draw(WIDTH, D), draw(WIDTH), draw(WIDTH))
+    assert (none.n_tokens, len(none.z)) == (0, 0)
+    high = dense.encode(draw(3, D), draw(WIDTH, D), draw(WIDTH), torch.full((WIDTH,), torch.inf))
+    assert high.offsets.tolist() == [0, 0, 0, 0]
+    assert high.largest(2) is high
+
+
+def test_nan_passes_no_floor():
+    x = draw(2, D)
+    x[1] = torch.nan
+    pairs = dense.encode(x, draw(WIDTH, D), draw(WIDTH), torch.full((WIDTH,), -torch.inf))
+    assert pairs.token.unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("bounds", [(WIDTH,), (3, 4, WIDTH)])
+def test_residual_decodes_every_prefix(bounds: tuple[int, ...]):
+    pairs, f, _ = encoded()
+    w_dec, target = draw(WIDTH, D, seed=3), draw(TOKENS, D, seed=4)
+    found = dense.residual(pairs, pairs.z, w_dec, target, bounds)
+    errors = [f[:, :end] @ w_dec[:end] - target for end in bounds]
+    for p, first in enumerate((0, *bounds[:-1])):
+        seen = 2 / TOKENS * torch.stack(errors[p:]).sum(0)
+        torch.testing.assert_close(found.error[p], seen)
+        torch.testing.assert_close(found.squared[p], errors[p].square().sum())
+        mine = (pairs.latent >= first) & (pairs.latent < bounds[p])
+        pull = (seen @ w_dec.T)[pairs.token.long(), pairs.latent.long()]
+        torch.testing.assert_close(found.pull[mine], pull[mine])
+
+
+def hits(n: int) -> Hits:
+    generator = torch.Generator().manual_seed(7)
+
+    def pick(high: int) -> Tensor:
+        return torch.randint(high, (n,), generator=generator, dtype=torch.int32)
+
+    token, latent, row = pick(TOKENS), pick(WIDTH - 5), pick(2 * TOKENS)  # five latents untouched
+    return Hits(token, latent, row, draw(n, seed=8), draw(n, seed=9))
+
+
+def test_gradients_sum_over_hits_in_any_order():
+    x, error, everywhere, h = draw(TOKENS, D), draw(2 * TOKENS, D, seed=5), draw(WIDTH), hits(300)
+    d_enc, d_dec = dense.gradients(h, x, error, everywhere, WIDTH)
+    expected_enc = everywhere[:, None] * x.sum(0)
+    expected_enc.index_add_(0, h.latent, h.slope[:, None] * x[h.token])
+    expected_dec = torch.zeros(WIDTH, D).double()
+    expected_dec.index_add_(0, h.latent, h.f[:, None] * error[h.error_row])
+    torch.testing.assert_close(d_enc, expected_enc)
+    torch.testing.assert_close(d_dec, expected_dec)
+
+
+def test_updating_touched_rows_alone_equals_adam_on_all():
+    """Ten steps, each touching some latents, against torch's Adam with projected gradients."""
+    w_enc, w_dec = draw(WIDTH, D, seed=1), draw(WIDTH, D, seed=2)
+    w_dec /= w_dec.norm(dim=1, keepdim=True)
+    rows = Rows.begin(w_enc.clone(), w_dec.clone())
+    leaves = [w_enc.clone().requires_grad_(), w_dec.clone().requires_grad_()]
+    adam = torch.optim.Adam(leaves, lr=0.01, betas=(0.0, BETA2), eps=EPSILON)
+    for step in range(1, 11):
+        h = Hits(*(column[step * 3 : step * 3 + 9] for column in hits(60)))
+        x, error = draw(TOKENS, D, seed=step), draw(2 * TOKENS, D, seed=50 + step)
+        grads = dense.gradients(h, x, error, None, WIDTH)
+        directions = leaves[1].detach()
+        along = (grads[1] * directions).sum(1, keepdim=True) * directions
+        leaves[0].grad, leaves[1].grad = grads[0], grads[1] - along
+        adam.step()
+        with torch.no_grad():
+            leaves[1].div_(leaves[1].norm(dim=1, keepdim=True))
+        dense.update_(h, x, error, None, rows, step, 0.01)
+    torch.testing.assert_close(rows.w_enc, leaves[0].detach(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(rows.w_dec, leaves[1].detach(), rtol=1e-9, atol=1e-12)
+    assert (rows.seen == 0).any()
+
+
+def test_pairs_keep_their_k_largest_and_can_be_replaced():
+    pairs, f, _ = encoded()
+    positive = pairs.kept(pairs.z > 0)
+    best = positive.largest(2)
+    expected = f.relu().topk(2)
+    dense_best = torch.zeros_like(f).scatter(1, expected.indices, expected.values)
+    torch.testing.assert_close(best.scatter(best.z), dense_best)
+    some = torch.tensor([3, 30])
+    others = positive.kept(torch.isin(positive.token, some.int()))
+    joined = best.replaced(some, others)
+    dense_best[some] = f.relu()[some]
+    torch.testing.assert_close(joined.scatter(joined.z), dense_best)
+    assert torch.equal(joined.offsets.diff(), torch.bincount(joined.token, minlength=TOKENS))

@@ -1,79 +1,157 @@
-"""The training step's gradients in closed form: five products and a few passes, no autograd tape.
+"""The PyTorch body: every device, every dtype, dense products over blocks of tokens or latents.
 
-With e = 2 (x' - x) / tokens, g = e w_dec^T and m = [z > threshold]:
-
-    d w_dec = f^T e              d b_dec = sum e - w_enc (sum g m)
-    d w_enc = (x - b_dec)^T g m  d b_enc = sum g m
-    d threshold = -(1 / bandwidth) * sum over the window of (threshold g + penalty' / tokens)
-
-The window holds the pairs with |z - threshold| < bandwidth / 2. Autograd through `reference` makes
-the same numbers with seven more tensors of tokens x latents.
+It is the one used while codes are dense (early in training up to half of the latents fire), the
+fallback where no compiler or Triton was found, and the one that runs in float64 for tests.
 """
-
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from panscope.axes import Activations
+from panscope.kernels.pairs import (
+    BETA2,
+    EPSILON,
+    Decoder,
+    Encoder,
+    Hits,
+    Index,
+    Pairs,
+    PerLatent,
+    PerPair,
+    Residual,
+    Rows,
+)
+
+BLOCK_NUMBERS = 1 << 25  # of one tokens x latents block: 128 MiB in float32
 
 
-class Parameters(NamedTuple):
-    """What training changes. Also the shape of its gradients and second moments."""
-
-    w_enc: Float[Tensor, "d_in latents"]
-    b_enc: Float[Tensor, " latents"]
-    w_dec: Float[Tensor, "latents d_in"]
-    b_dec: Float[Tensor, " d_in"]
-    log_threshold: Float[Tensor, " latents"]
-
-
-class Forward(NamedTuple):
-    """What the backward pass needs, and what a trainer watches."""
-
-    centred: Activations
-    z: Float[Tensor, "tokens latents"]
-    f: Float[Tensor, "tokens latents"]
-    error: Activations
-    loss: Float[Tensor, ""]
-    l0: Float[Tensor, ""]
+def encode(x: Activations, w_enc: Encoder, b_enc: PerLatent, floor: PerLatent) -> Pairs:
+    """Multiply block by block of tokens and keep what exceeds the floor."""
+    size = max(1, BLOCK_NUMBERS // max(1, len(w_enc)))
+    blocks = [_kept(block, w_enc, b_enc, floor) for block in torch.split(x, size)]
+    counts = torch.cat([count for count, _, _ in blocks])
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    token = torch.arange(len(x), dtype=torch.int32, device=x.device).repeat_interleave(counts)
+    latent = torch.cat([latent for _, latent, _ in blocks])
+    return Pairs(token, latent, torch.cat([z for _, _, z in blocks]), offsets, len(w_enc))
 
 
-def forward(x: Activations, p: Parameters) -> Forward:
-    """Encode and decode; `loss` is the squared error summed over dimensions, a mean over tokens."""
-    centred = x - p.b_dec
-    z = torch.addmm(p.b_enc, centred, p.w_enc)
-    active = z > p.log_threshold.exp()
-    f = z * active
-    error = torch.addmm(p.b_dec, f, p.w_dec).sub_(x)
-    loss = error.square().sum() / len(x)
-    return Forward(centred, z, f, error, loss, active.sum().to(x.dtype) / len(x))
+def _kept(
+    x: Activations, w_enc: Encoder, b_enc: PerLatent, floor: PerLatent
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, of a block of tokens, the kept pairs: how many a token, latents, values."""
+    z = torch.addmm(b_enc, x, w_enc.T)
+    kept = z > floor
+    return kept.sum(1), kept.nonzero()[:, 1].int(), z[kept]
 
 
-def backward(
-    done: Forward,
-    p: Parameters,
-    bandwidth: float,
-    penalty_slope: Float[Tensor, ""],
-) -> Parameters:
-    """Return the gradients of the training loss; `penalty_slope` is d penalty / d mean L0.
+def residual(
+    pairs: Pairs,
+    f: PerPair,
+    w_dec: Decoder,
+    target: Float[Tensor, "tokens d_out"],
+    bounds: tuple[int, ...],
+) -> Residual:
+    """Decode by one product a segment; pull by one more."""
+    n_tokens = pairs.n_tokens
+    rebuilt = torch.zeros_like(target)
+    errors, squared = [], []
+    for first, last in _segments(bounds):
+        rebuilt = rebuilt + _laid_out(pairs, f, first, last) @ w_dec[first:last]
+        errors.append(rebuilt - target)
+        squared.append(errors[-1].double().square().sum())
+    error = torch.stack(errors).flip(0).cumsum(0).flip(0).mul_(2 / max(1, n_tokens))
+    pull = torch.zeros_like(f)
+    for seen, (first, last) in zip(error, _segments(bounds), strict=True):
+        mine = _within(pairs.latent, first, last)
+        at = pairs.token[mine].long() * (last - first) + pairs.latent[mine] - first
+        pull[mine] = (seen @ w_dec[first:last].T).view(-1)[at]
+    return Residual(error, pull, torch.stack(squared))
 
-    Consumes `done`: its tensors are overwritten.
-    """
-    n_tokens = len(done.error)
-    threshold = p.log_threshold.exp()
-    e = done.error.mul_(2 / n_tokens)
-    grad_w_dec = done.f.T @ e
-    g = e @ p.w_dec.T
-    window = done.z.sub_(threshold).abs_() < bandwidth / 2
-    slope = threshold * (g * window).sum(0) + penalty_slope * window.sum(0) / n_tokens
-    grad_z = g.mul_(done.f != 0)
-    grad_b_enc = grad_z.sum(0)
-    return Parameters(
-        w_enc=done.centred.T @ grad_z,
-        b_enc=grad_b_enc,
-        w_dec=grad_w_dec,
-        b_dec=e.sum(0) - p.w_enc @ grad_b_enc,
-        log_threshold=slope.mul_(-threshold / bandwidth),
+
+def _segments(bounds: tuple[int, ...]) -> list[tuple[int, int]]:
+    return list(zip((0, *bounds[:-1]), bounds, strict=True))
+
+
+def _within(index: Index, first: int, last: int) -> Tensor:
+    return (index >= first) & (index < last)
+
+
+def _laid_out(
+    pairs: Pairs, values: PerPair, first: int, last: int
+) -> Float[Tensor, "tokens segment"]:
+    mine = _within(pairs.latent, first, last)
+    return _placed(
+        pairs.token[mine], pairs.latent[mine] - first, values[mine], pairs.n_tokens, last - first
     )
+
+
+def _placed(row: Index, column: Index, values: PerPair, n_rows: int, n_columns: int) -> Tensor:
+    """Add values into a matrix of zeros."""
+    matrix = values.new_zeros(n_rows * n_columns)
+    matrix.index_add_(0, row.long() * n_columns + column, values)
+    return matrix.view(n_rows, n_columns)
+
+
+def gradients(
+    hits: Hits,
+    x: Activations,
+    error: Float[Tensor, "rows d_out"],
+    everywhere: PerLatent | None,
+    n_latents: int,
+) -> tuple[Encoder, Decoder]:
+    """Gather by two products over blocks of latents."""
+    d_enc = x.new_zeros(n_latents, x.shape[1])
+    d_dec = error.new_zeros(n_latents, error.shape[1])
+    size = max(1, BLOCK_NUMBERS // max(1, len(error)))
+    for first in range(0, n_latents, size):
+        last = min(n_latents, first + size)
+        mine = _within(hits.latent, first, last)
+        latent = hits.latent[mine] - first
+        slope = _placed(hits.token[mine], latent, hits.slope[mine], len(x), last - first)
+        f = _placed(hits.error_row[mine], latent, hits.f[mine], len(error), last - first)
+        d_enc[first:last], d_dec[first:last] = slope.T @ x, f.T @ error
+    if everywhere is not None:
+        d_enc += everywhere[:, None] * x.sum(0)
+    return d_enc, d_dec
+
+
+def update_(
+    hits: Hits,
+    x: Activations,
+    error: Float[Tensor, "rows d_out"],
+    everywhere: PerLatent | None,
+    rows: Rows,
+    step: int,
+    rate: float,
+) -> None:
+    """Make all gradients, then move the rows that were touched."""
+    d_enc, d_dec = gradients(hits, x, error, everywhere, len(rows.w_enc))
+    is_touched = torch.bincount(hits.latent, minlength=len(rows.w_enc)) > 0
+    if everywhere is not None:
+        is_touched |= everywhere != 0
+    touched = is_touched.nonzero().squeeze(1)
+    decay = (BETA2 ** (step - rows.seen[touched]).double()).to(x.dtype)[:, None]
+    correction = (1 - BETA2**step) ** 0.5
+    w_dec, d_dec = rows.w_dec[touched], d_dec[touched]
+    d_dec -= (d_dec * w_dec).sum(1, keepdim=True) * w_dec
+    _adam_(rows.w_enc, rows.v_enc, touched, d_enc[touched], decay, correction, rate)
+    _adam_(rows.w_dec, rows.v_dec, touched, d_dec, decay, correction, rate)
+    moved = rows.w_dec[touched]
+    rows.w_dec[touched] = moved / moved.norm(dim=1, keepdim=True)
+    rows.seen[touched] = step
+
+
+def _adam_(
+    w: Tensor,
+    v: Tensor,
+    at: Tensor,
+    gradient: Tensor,
+    decay: Tensor,
+    correction: float,
+    rate: float,
+) -> None:
+    moment = v[at].mul_(decay).addcmul_(gradient, gradient, value=1 - BETA2)
+    v[at] = moment
+    w[at] = w[at].addcdiv_(gradient, moment.sqrt_().div_(correction).add_(EPSILON), value=-rate)

@@ -1,4 +1,4 @@
-"""The definitions: JumpReLU and its training loss in plain PyTorch, differentiated by autograd.
+"""The definitions: every architecture's training loss in plain PyTorch, differentiated by autograd.
 
     z  = x w_enc + b_enc
     f  = z * [z > threshold]
@@ -8,10 +8,8 @@
 The step function has no useful derivative, so the threshold's gradient is estimated by a
 rectangular kernel of width `bandwidth` (Rajamanoharan et al. 2024, arXiv:2407.14435, section 3;
 Gemma Scope, arXiv:2408.05147, section 2). The sparsity penalty reaches the threshold and nothing
-else. These functions are clear rather than fast; `dense` computes the same gradients in one pass.
+else. These functions are clear rather than fast; the other modules compute the same numbers.
 """
-
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -19,8 +17,6 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from panscope.axes import Activations, Latents
-
-Penalty = Callable[[Float[Tensor, ""]], Float[Tensor, ""]]
 
 
 def encode(
@@ -83,24 +79,37 @@ def rectangle(z: Latents, threshold: Float[Tensor, " latents"], bandwidth: float
     return ((z - threshold).abs() < bandwidth / 2).to(z.dtype)
 
 
-def training_loss(
-    x: Activations,
-    w_enc: Float[Tensor, "d_in latents"],
-    b_enc: Float[Tensor, " latents"],
-    w_dec: Float[Tensor, "latents d_in"],
-    b_dec: Float[Tensor, " d_in"],
-    log_threshold: Float[Tensor, " latents"],
-    bandwidth: float,
-    penalty: Penalty,
-) -> Float[Tensor, ""]:
-    """Return the loss whose gradients train a JumpReLU autoencoder.
-
-    `x` has unit mean square norm; the pre-encoder bias is `b_dec` (it is folded away when the Sae
-    is written). `penalty` maps the batch's mean L0 to a number.
-    """
-    threshold = log_threshold.exp()
-    z = torch.addmm(b_enc, x - b_dec, w_enc)
+def jumprelu(z: Latents, threshold: Float[Tensor, " latents"], bandwidth: float) -> Latents:
+    """Return z * [z > threshold]."""
     f: Tensor = _JumpReLU.apply(z, threshold, bandwidth)  # type: ignore[no-untyped-call]
-    error = decode(f, w_dec, b_dec) - x
+    return f
+
+
+def l0(z: Latents, threshold: Float[Tensor, " latents"], bandwidth: float) -> Float[Tensor, ""]:
+    """Return the mean number of latents above their threshold."""
     active: Tensor = _Step.apply(z, threshold, bandwidth)  # type: ignore[no-untyped-call]
-    return error.square().sum(1).mean() + penalty(active.sum(1).mean())
+    return active.sum(1).mean()
+
+
+def topk(z: Latents, k: int) -> Latents:
+    """Keep each token's k largest, if positive (Gao et al. 2024, arXiv:2406.04093, section 2.3)."""
+    largest = z.topk(k)
+    return torch.zeros_like(z).scatter(1, largest.indices, largest.values.relu())
+
+
+def batch_topk(z: Latents, k: int) -> Latents:
+    """Keep the k * tokens largest of all (Bussmann et al. 2024, arXiv:2412.06410, section 3)."""
+    return topk(z.flatten()[None], k * len(z)).view_as(z)
+
+
+def squared_error(
+    f: Latents,
+    w_dec: Float[Tensor, "latents d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    target: Float[Tensor, "tokens d_out"],
+    prefixes: tuple[int, ...] = (),
+) -> Float[Tensor, ""]:
+    """Return the mean squared error, summed over dimensions and over Matryoshka prefixes."""
+    ends = (*prefixes, f.shape[1])
+    rebuilt = [decode(f[:, :end], w_dec[:end], b_dec) for end in ends]
+    return torch.stack([(r - target).square().sum(1).mean() for r in rebuilt]).sum()

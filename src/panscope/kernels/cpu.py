@@ -1,0 +1,281 @@
+"""The C++ body (`native/`), for float32 on the CPU, called through ctypes.
+
+The package's build compiles the same sources once per instruction set; the best library that this
+processor can run is loaded on first use. `PANSCOPE_CPU=portable|avx2|avx512` forbids the better
+ones. Where no library was built, or none can be loaded, `why_not` says so in a sentence.
+
+The libraries bring no OpenMP runtime: they use the one torch has loaded, so `torch.set_num_threads`
+rules both. A second runtime would be a second pool of threads, each spinning while the other works.
+"""
+
+import ctypes
+import functools
+import importlib.util
+import os
+from ctypes import POINTER, byref, c_double, c_int32, c_int64, c_void_p
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from panscope.axes import Activations
+from panscope.errors import ConfigError, Unsupported, nearest
+from panscope.kernels.pairs import (
+    Decoder,
+    Encoder,
+    Hits,
+    Pairs,
+    PerLatent,
+    PerPair,
+    Residual,
+    Rows,
+)
+
+INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
+SCREENS = {"automatic": 0, "int8": 1, "bf16": 2, "fp32": 3}
+
+
+class _Hits(ctypes.Structure):
+    _fields_ = (
+        ("token", c_void_p),
+        ("latent", c_void_p),
+        ("error_row", c_void_p),
+        ("f", c_void_p),
+        ("slope", c_void_p),
+        ("n", c_int64),
+    )
+
+
+class _Sources(ctypes.Structure):
+    _fields_ = (
+        ("x", c_void_p),
+        ("error", c_void_p),
+        ("everywhere", c_void_p),
+        ("n_tokens", c_int64),
+        ("d_in", c_int64),
+        ("d_out", c_int64),
+        ("n_latents", c_int64),
+    )
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        ("w_enc", c_void_p),
+        ("w_dec", c_void_p),
+        ("v_enc", c_void_p),
+        ("v_dec", c_void_p),
+        ("seen", c_void_p),
+    )
+
+
+_ARGUMENTS = {
+    "encode": (
+        [c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_int32]
+        + [POINTER(c_int64)],
+        c_void_p,
+    ),
+    "take": ([c_void_p] * 5, None),
+    "residual": (
+        [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_int64]
+        + [c_void_p, c_void_p, c_void_p],
+        None,
+    ),
+    "gradients": ([POINTER(_Hits), POINTER(_Sources), c_void_p, c_void_p], None),
+    "update": ([POINTER(_Hits), POINTER(_Sources), POINTER(_Rows), c_int64, c_double], None),
+    "supports": ([ctypes.c_char_p], c_int32),
+    "screens": ([], c_int32),
+}
+
+
+def available() -> bool:
+    """Say whether a native library can be used."""
+    return why_not() is None
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Return why no native library can be used, as a sentence, or None if one can."""
+    try:
+        _library()
+    except Unsupported as error:
+        return str(error)
+    return None
+
+
+def instruction_set() -> str:
+    """Name the instruction set in use: "avx512", "avx2" or "portable"."""
+    return _chosen()[0]
+
+
+def screens() -> list[str]:
+    """Name the screens that `encode` can choose from."""
+    have = _library().panscope_screens()
+    return [name for name, number in SCREENS.items() if have >> number & 1]
+
+
+def _library() -> ctypes.CDLL:
+    return _chosen()[1]
+
+
+@functools.cache
+def _chosen() -> tuple[str, ctypes.CDLL]:
+    wanted = os.environ.get("PANSCOPE_CPU", INSTRUCTION_SETS[0])
+    if wanted not in INSTRUCTION_SETS:
+        do = nearest(wanted, INSTRUCTION_SETS)
+        raise ConfigError("environment variable PANSCOPE_CPU", repr(wanted), do)
+    allowed = INSTRUCTION_SETS[INSTRUCTION_SETS.index(wanted) :]
+    portable = _load("portable")
+    best = next(isa for isa in allowed if portable.panscope_supports(isa.encode()))
+    return best, portable if best == "portable" else _load(best)
+
+
+def _load(isa: str) -> ctypes.CDLL:
+    # The import system knows where a library lies, also in editable installs.
+    spec = importlib.util.find_spec(f"panscope.kernels._native_{isa}")
+    if spec is None or spec.origin is None:
+        found = f"there is no native library for {isa}"
+        do = "install panscope where a C++ compiler is, or train with PyTorch alone"
+        raise Unsupported("panscope.kernels.cpu", found, do)
+    try:
+        library = ctypes.CDLL(spec.origin)
+    except OSError as error:
+        do = "reinstall panscope beside this torch, or train with PyTorch alone"
+        raise Unsupported(spec.origin, f"cannot be loaded ({error})", do) from error
+    for name, (arguments, result) in _ARGUMENTS.items():
+        function = getattr(library, f"panscope_{name}")
+        function.argtypes, function.restype = arguments, result
+    return library
+
+
+def encode(
+    x: Activations,
+    w_enc: Encoder,
+    b_enc: PerLatent,
+    floor: PerLatent,
+    screen: str = "automatic",
+) -> Pairs:
+    """Screen all pairs in low precision and decide the candidates by one float32 product each.
+
+    The screen is an upper bound, so it decides the speed alone: the pairs kept and their values are
+    the same to the bit for every screen, number of threads and block of tokens.
+    """
+    x, w_enc, b_enc, floor = (_plain(t) for t in (x, w_enc, b_enc, floor))
+    n_tokens, d_in = x.shape
+    n_latents = len(w_enc)
+    found, n_pairs = _library(), c_int64()
+    kept = found.panscope_encode(
+        x.data_ptr(),
+        n_tokens,
+        d_in,
+        w_enc.data_ptr(),
+        n_latents,
+        b_enc.data_ptr(),
+        floor.data_ptr(),
+        SCREENS[screen],
+        byref(n_pairs),
+    )
+    token = torch.empty(n_pairs.value, dtype=torch.int32)
+    latent, z = torch.empty_like(token), torch.empty(n_pairs.value)
+    offsets = torch.zeros(n_tokens + 1, dtype=torch.int64)
+    found.panscope_take(kept, token.data_ptr(), latent.data_ptr(), z.data_ptr(), offsets.data_ptr())
+    return Pairs(token, latent, z, offsets, n_latents)
+
+
+def residual(
+    pairs: Pairs,
+    f: PerPair,
+    w_dec: Decoder,
+    target: Float[Tensor, "tokens d_out"],
+    bounds: tuple[int, ...],
+) -> Residual:
+    """Decode, compare and pull, token by token, from the pairs' decoder rows alone."""
+    f, w_dec, target = (_plain(t) for t in (f, w_dec, target))
+    n_tokens, d_out = target.shape
+    error = torch.empty(len(bounds), n_tokens, d_out)
+    pull = torch.empty(len(f))
+    squared = torch.empty(len(bounds), dtype=torch.float64)
+    _library().panscope_residual(
+        pairs.latent.data_ptr(),
+        f.data_ptr(),
+        pairs.offsets.data_ptr(),
+        n_tokens,
+        w_dec.data_ptr(),
+        d_out,
+        target.data_ptr(),
+        (c_int64 * len(bounds))(*bounds),
+        len(bounds),
+        error.data_ptr(),
+        pull.data_ptr(),
+        squared.data_ptr(),
+    )
+    return Residual(error, pull, squared)
+
+
+def gradients(
+    hits: Hits,
+    x: Activations,
+    error: Float[Tensor, "rows d_out"],
+    everywhere: PerLatent | None,
+    n_latents: int,
+) -> tuple[Encoder, Decoder]:
+    """Gather each latent's rows of x and of error."""
+    sources, alive = _sources(hits, x, error, everywhere, n_latents)
+    d_enc = torch.empty(n_latents, x.shape[1])
+    d_dec = torch.empty(n_latents, error.shape[1])
+    _library().panscope_gradients(*sources, d_enc.data_ptr(), d_dec.data_ptr())
+    del alive
+    return d_enc, d_dec
+
+
+def update_(
+    hits: Hits,
+    x: Activations,
+    error: Float[Tensor, "rows d_out"],
+    everywhere: PerLatent | None,
+    rows: Rows,
+    step: int,
+    rate: float,
+) -> None:
+    """Gather, project, step and renormalise, one visit to each touched latent's rows."""
+    sources, alive = _sources(hits, x, error, everywhere, len(rows.w_enc))
+    weights = (rows.w_enc, rows.w_dec, rows.v_enc, rows.v_dec)
+    assert all(_plain(w) is w for w in weights), "rows are changed in place: float32, contiguous"
+    pointers = _Rows(*(w.data_ptr() for w in weights), rows.seen.data_ptr())
+    _library().panscope_update(*sources, byref(pointers), step, rate)
+    del alive
+
+
+def _sources(
+    hits: Hits,
+    x: Activations,
+    error: Float[Tensor, "rows d_out"],
+    everywhere: PerLatent | None,
+    n_latents: int,
+) -> tuple[tuple[object, object], list[Tensor]]:
+    """Point at the arrays of a column pass; the tensors must be kept until it is done."""
+    indices = [_index(t) for t in (hits.token, hits.latent, hits.error_row)]
+    values = [_plain(t) for t in (hits.f, hits.slope, x, error)]
+    f, slope, x, error = values
+    everywhere = None if everywhere is None else _plain(everywhere)
+    pairs = _Hits(*(t.data_ptr() for t in (*indices, f, slope)), len(f))
+    sources = _Sources(
+        x.data_ptr(),
+        error.data_ptr(),
+        None if everywhere is None else everywhere.data_ptr(),
+        len(x),
+        x.shape[1],
+        error.shape[1],
+        n_latents,
+    )
+    alive = [*indices, *values, *([] if everywhere is None else [everywhere])]
+    return (byref(pairs), byref(sources)), alive
+
+
+def _plain(tensor: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Return the tensor as C++ reads it: float32 on the CPU, without gaps."""
+    assert tensor.dtype == torch.float32 and tensor.device.type == "cpu", "float32 on the CPU"
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
+def _index(tensor: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+    return tensor.to(torch.int32).contiguous()

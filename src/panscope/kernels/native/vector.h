@@ -1,0 +1,71 @@
+// Vec: as many floats as one register of this instruction set holds. The same source is compiled
+// once per instruction set (see CMakeLists.txt); only a few lines below differ between them.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace panscope {
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16, registers = 32;
+#elif defined(__AVX2__)
+constexpr int lanes = 8, registers = 16;
+#elif defined(__aarch64__)
+constexpr int lanes = 4, registers = 32;
+#else
+constexpr int lanes = 4, registers = 16;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * lanes)));
+typedef float UnalignedVec __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+
+inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
+inline void store(float* to, Vec v) { *reinterpret_cast<UnalignedVec*>(to) = v; }
+inline Vec all(float value) { return value - Vec{}; }
+
+// The first n < lanes floats, zeros behind them; and the way back.
+inline Vec load(const float* from, int64_t n) {
+  Vec v = {};
+  std::memcpy(&v, from, n * sizeof(float));
+  return v;
+}
+inline void store(float* to, Vec v, int64_t n) { std::memcpy(to, &v, n * sizeof(float)); }
+
+// Ask for the first n floats ahead of use. Rows are gathered in no order the processor could guess,
+// and are too short (32 lines at d = 512) for it to notice in time.
+inline void prefetch(const float* from, int64_t n) {
+  for (int64_t k = 0; k < n; k += 16) __builtin_prefetch(from + k);
+}
+
+// Always in the same order: halves are added until one lane is left.
+inline float sum(Vec v) {
+  float part[lanes];
+  std::memcpy(part, &v, sizeof v);
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) part[i] += part[i + half];
+  return part[0];
+}
+
+// Bit i is set unless value[i] <= limit[i]; so also where either is NaN.
+inline uint32_t not_at_most(Vec value, Vec limit) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)value, (__m512)limit, _CMP_NLE_UQ);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)value, (__m256)limit, _CMP_NLE_UQ));
+#elif defined(__x86_64__)
+  return _mm_movemask_ps(_mm_cmpnle_ps((__m128)value, (__m128)limit));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < lanes; i++) bits |= uint32_t(!(value[i] <= limit[i])) << i;
+  return bits;
+#endif
+}
+
+// The one float32 product that all results are made of: four running sums, always in this order, so
+// that a pair's value does not depend on how it was found. Not inlined: one body, one rounding.
+float dot(const float* a, const float* b, int64_t d);
+
+}  // namespace panscope
