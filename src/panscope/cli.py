@@ -19,7 +19,7 @@ from rich.table import Table
 
 from panscope import __version__, files
 from panscope.errors import ConfigError, Incomplete, PanscopeError
-from panscope.events import Bars, Emit, fan_out, to_jsonl
+from panscope.events import Bars, Emit, fan_out, silent
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -51,6 +51,7 @@ def main() -> None:
 
     \b
     panscope demo                        train, measure, describe and explore a pocket model
+    panscope plan recipe.toml            say what that will cost
     panscope train recipe.toml           train the suite that a recipe describes
     panscope serve runs/demo             open the pages of a run
     panscope show runs/demo/suite        print what an artefact is and what it was made from
@@ -142,6 +143,29 @@ def _describe(launch: Any) -> None:
 
 
 @main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1)
+def plan(recipe: str, overrides: tuple[str, ...]) -> None:
+    """Say what training a recipe's suite takes: memory, passes, products, disk, hours.
+
+    \b
+    panscope plan demo
+    panscope plan gemma_scope_1 model.name=google/gemma-2-2b train.memory_gb=60
+    """
+    from panscope.launch import Launch, read_recipe
+    from panscope.plan import plan
+
+    planned = plan(Launch(read_recipe(recipe, overrides), Path(), silent))
+    OUT.print(_banks_table(planned.banks))
+    OUT.print(
+        f"{planned.tokens:,} tokens; {planned.train_flops:.3g} operations in encoder products and "
+        f"{planned.model_flops:.3g} in the model, at least {planned.hours:.2g} hours at "
+        f"{planned.flops_per_second / 1e9:,.0f} GFLOP/s; "
+        f"suite of {planned.suite_bytes / 1e9:.2f} GB"
+    )
+
+
+@main.command()
 @click.argument("run", type=FOLDER)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
@@ -197,11 +221,11 @@ def verify(path: Path) -> None:
 @contextmanager
 def _launch(recipe: str, overrides: tuple[str, ...], output: Path) -> Iterator[Any]:
     """Read a recipe and yield its launch, with bars on the terminal and events in the run."""
-    from panscope.launch import Launch, read_recipe
+    from panscope.launch import Launch, read_recipe, sinks
 
     read = read_recipe(recipe, overrides)
     with Bars(OUT) as bars:
-        emit: Emit = fan_out(bars, to_jsonl(output / "events.jsonl"))
+        emit: Emit = fan_out(bars, *sinks(read, output))
         launch = Launch(read, output, emit)
         yield launch
         launch.record_recipe()
@@ -241,6 +265,18 @@ def _metrics_table(facts: Any) -> Table:
         delta = f"{m['delta_loss']:.3f} ±{m['delta_loss_se']:.3f}"
         row = (f"{m['l0']:.1f}", f"{m['fvu']:.3f}", delta, f"{m['dead_share']:.1%}")
         table.add_row(fact["site"], str(fact["width"]), *row)
+    return table
+
+
+def _banks_table(banks: Any) -> Table:
+    """Lay out what is trained together: a row a bank."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("bank", "Saes", "memory"):
+        table.add_column(name, justify="right")
+    table.add_column("from, to")
+    for number, bank in enumerate(banks, 1):
+        ends = f"{bank.saes[0]}, {bank.saes[-1]}"
+        table.add_row(str(number), str(len(bank.saes)), f"{bank.memory_bytes / 1e9:.2f} GB", ends)
     return table
 
 

@@ -9,9 +9,11 @@ Every message has three parts: where it was found, what was found, and what to d
 | Corrupt     | 4    | 500  | restore or remake the file   |
 | Incomplete  | 5    | 409  | let the stage finish         |
 | Unsupported | 6    | 422  | use another model or format  |
+| Interrupted | 130  | 503  | run the same command again   |
 """
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -57,6 +59,20 @@ class Unsupported(PanscopeError):
 
     exit_code = 6
     http_status = 422
+
+
+class Interrupted(PanscopeError):
+    """A signal stopped the work at a place from which the same command goes on.
+
+    Exits as a shell reports a process that the signal ended: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    exit_code = 130
+    http_status = 503
+
+    def __init__(self, where: str, found: str, do: str, by: signal.Signals) -> None:
+        super().__init__(where, found, do)
+        self.exit_code = 128 + by
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:

@@ -6,15 +6,20 @@ values.
 """
 
 import dataclasses
+import errno
+import io
 import json
+import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from panscope.errors import PanscopeError
 
@@ -38,6 +43,23 @@ class Advanced:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """What training measured of each Sae, by id, since the last such event.
+
+    `step` and `tokens` count what these Saes have seen. `densities` counts each Sae's latents by
+    how often they fired: between one of `density_edges` (log10 of the share of tokens) and the
+    next.
+    """
+
+    stage: str
+    step: int
+    tokens: int
+    saes: Mapping[str, Mapping[str, float]]
+    densities: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    density_edges: Sequence[float] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Finished:
     """A stage ended well; `reused` says that its output was there already."""
 
@@ -54,7 +76,7 @@ class Warned:
     text: str
 
 
-Event = Started | Advanced | Finished | Warned
+Event = Started | Advanced | Measured | Finished | Warned
 Emit = Callable[[Event], None]
 
 
@@ -73,14 +95,16 @@ def fan_out(*sinks: Emit) -> Emit:
 
 
 def to_jsonl(path: Path) -> Emit:
-    """Append each event as a line of JSON with its time (seconds since the epoch) and name."""
+    """Append each event as a line of JSON with its time (seconds since the epoch) and name.
+
+    Numbers that JSON does not have (NaN, infinities) become null.
+    """
 
     def emit(event: Event) -> None:
         line = {"time": time.time(), "event": type(event).__name__, **dataclasses.asdict(event)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            _append_line(path, json.dumps(_plain(line), allow_nan=False))
         except OSError as error:
             found = f"could not be written ({error.strerror})"
             raise PanscopeError(str(path), found, "check space and permissions") from error
@@ -88,8 +112,50 @@ def to_jsonl(path: Path) -> Emit:
     return emit
 
 
+def _append_line(path: Path, line: str) -> None:
+    """Append a line; first drop the half of one that a killed process or a full disk left."""
+    data = f"{line}\n".encode()
+    with path.open("a+b", buffering=0) as file:
+        file.truncate(_end_of_lines(file))
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _end_of_lines(file: io.FileIO) -> int:
+    """Return where a file's last whole line ends."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    if file.read(1) in (b"", b"\n"):
+        return end
+    file.seek(0)
+    return file.readall().rfind(b"\n") + 1
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case Mapping():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case _:
+            return value
+
+
+class _BarsAndMetrics(Progress):
+    """Bars, each with its stage's latest metrics on a line below, where 80 columns hold them."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield what is drawn."""
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if shown := task.fields["metrics"]:
+                yield Text(f"{'':>9} {shown}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class Bars:
-    """The terminal sink: one progress bar a stage, its latest metrics beside it.
+    """The terminal sink: one progress bar a stage, its latest metrics below it.
 
     Use as a context manager; without a terminal it prints one line when a stage ends.
     """
@@ -97,12 +163,11 @@ class Bars:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
-        self._progress = Progress(
+        self._progress = _BarsAndMetrics(
             TextColumn("[bold]{task.description:>9}"),
             BarColumn(bar_width=28),
             TextColumn("{task.completed:>9,}/{task.total:,} {task.fields[unit]}"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[metrics]}"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -128,8 +193,9 @@ class Bars:
                 task = self._progress.add_task(stage, total=total, unit=unit, metrics="")
                 self._tasks[stage] = task
             case Advanced(stage, done, metrics):
-                shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-                self._progress.update(self._tasks[stage], completed=done, metrics=shown)
+                self._progress.update(self._tasks[stage], completed=done, metrics=_shown(metrics))
+            case Measured():
+                pass  # one Sae's numbers are for files and pages; Advanced has those of all
             case Finished(stage, seconds, reused):
                 self._finish(stage, seconds, reused)
             case Warned(stage, text):
@@ -141,3 +207,13 @@ class Bars:
             self._progress.remove_task(task)
         how = "already done" if reused else f"{seconds:.1f} s"
         self._console.print(f"[bold]{stage:>9}[/]  [green]✓[/] {how}")
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+    """Print metrics in the order they come in, which is that of their weight: the end may be cut.
+
+    >>> _shown({"loss": 0.123456, "tokens/s": 123456.7})
+    'loss 0.1235  tokens/s 123,457'
+    """
+    numbers = {name: f"{v:,.0f}" if v >= 1e4 else f"{v:.4g}" for name, v in metrics.items()}
+    return "  ".join(f"{name} {number}" for name, number in numbers.items())

@@ -9,7 +9,6 @@ run/
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -19,21 +18,32 @@ from torch import Tensor
 from panscope import config, files
 from panscope.config import digest_of, override, read_toml
 from panscope.errors import ConfigError, NotFound, nearest
-from panscope.events import Emit, Warned
+from panscope.events import Emit, Warned, to_jsonl
 from panscope.model import load, text
 from panscope.model.load import Config as ModelConfig
 from panscope.model.load import Model
 from panscope.model.text import Config as TextConfig
 from panscope.model.text import Rows
 from panscope.sae.suite import Suite
-from panscope.sites import Site, match_sites
+from panscope.sinks import to_tensorboard, to_wandb
+from panscope.sites import Site
 from panscope.stages import describe, evaluate, harvest, train
 from panscope.stages.describe import Config as DescribeConfig
 from panscope.stages.evaluate import Config as EvaluateConfig
 from panscope.stages.harvest import Config as HarvestConfig
-from panscope.stages.train import BatchesFrom
+from panscope.stages.train import BatchesFrom, sweep
 from panscope.stages.train import Config as TrainConfig
+from panscope.stages.train.sweep import Spec
 from panscope.store.reader import Store
+
+
+class Metrics(config.Config):
+    """Where training's numbers go besides events.jsonl and the terminal."""
+
+    tensorboard: bool = False
+    """Into `tensorboard/` of the run folder."""
+    wandb: str | None = None
+    """The name of a project at Weights & Biases."""
 
 
 class Recipe(config.Config):
@@ -45,13 +55,14 @@ class Recipe(config.Config):
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     describe: DescribeConfig = DescribeConfig()
+    metrics: Metrics = Metrics()
     source: Literal["live", "store"] = "live"
     """Where training takes activations from: a live stream, or the store that harvest wrote."""
 
 
 def packaged_recipes() -> dict[str, Path]:
     """List the recipes that come with the package, by name."""
-    folder = Path(str(resources.files("panscope"))) / "recipes"
+    folder = Path(__file__).parent / "recipes"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
@@ -62,6 +73,17 @@ def read_recipe(name: str, assignments: tuple[str, ...] = ()) -> Recipe:
     if not path.is_file():
         raise NotFound(f"recipe {name}", "no such file or packaged recipe", nearest(name, packaged))
     return Recipe.parse(override(read_toml(path), assignments), str(path))
+
+
+def sinks(recipe: Recipe, out: Path) -> list[Emit]:
+    """Make the sinks that a recipe asks for besides the terminal's; a missing library is named."""
+    made = [to_jsonl(out / "events.jsonl")]
+    if recipe.metrics.tensorboard:
+        made.append(to_tensorboard(out / "tensorboard"))
+    if recipe.metrics.wandb:
+        described = recipe.model_dump(mode="json")
+        made.append(to_wandb(recipe.metrics.wandb, out.name, described))
+    return made
 
 
 class Launch:
@@ -82,9 +104,14 @@ class Launch:
         return load.load(self.recipe.model)
 
     @cached_property
+    def specs(self) -> tuple[Spec, ...]:
+        """The Saes that the recipe asks for, in the order of a forward pass."""
+        return sweep.specs(self.recipe.train, self.model.n_layers)
+
+    @property
     def sites(self) -> tuple[Site, ...]:
-        """The sites that are trained, in the order of a forward pass."""
-        return match_sites(self.recipe.train.sites, self.model.n_layers)
+        """The sites that some Sae reads or writes, in the order of a forward pass."""
+        return sweep.sites_of(self.specs)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -99,12 +126,19 @@ class Launch:
 
     def train(self) -> Suite:
         """Train `suite/` from the live stream, or from `store/` if the recipe says so."""
-        for site in self.sites:
-            self.model.family.refuse_edit(site)  # evaluation will replace what stands there
+        for spec in self.specs:
+            for site in spec.writes:  # evaluation will replace what stands there
+                self.model.family.refuse_edit(site)
         batches_from, inputs = self._from_store() if self.recipe.source == "store" else self._live()
         into = self.out / "suite"
-        train.run(self.recipe.train, self.sites, batches_from, inputs, into, self.emit)
+        train.run(self.recipe.train, self.banks, batches_from, inputs, into, self.emit)
         return Suite.open(into)
+
+    @property
+    def banks(self) -> list[tuple[Spec, ...]]:
+        """The Saes in the groups that fit in memory together."""
+        d_at = {site: self.model.d_at(site) for site in self.sites}
+        return sweep.groups(self.specs, d_at, self.recipe.train)
 
     def evaluate(self) -> Suite:
         """Measure `suite/` on held-out text: metrics into its manifest, a table into report.md."""
@@ -152,7 +186,8 @@ class Launch:
 
     def _live(self) -> tuple[BatchesFrom, dict[str, str]]:
         """Return the live stream of the sites that are trained, and what it is made from."""
-        settings = self.recipe.harvest.model_copy(update={"sites": self.recipe.train.sites})
+        sites = tuple(str(site) for site in self.sites)
+        settings = self.recipe.harvest.model_copy(update={"sites": sites})
         rows_from, size = self._rows_from("train"), self.recipe.train.batch_tokens
 
         def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:

@@ -16,30 +16,55 @@ from panscope.sites import Site
 SITE = Site("resid_post", 0)
 
 
-def random_sae(seed: int, d: int = 6, width: int = 10, scale: float = 1.0) -> Sae:
+def random_sae(
+    seed: int, d: int = 6, width: int = 10, k: int | None = None, skips: bool = False
+) -> Sae:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    threshold = draw(width).exp() / 4
-    return fold(draw(d, width), draw(width), draw(width, d), draw(d), threshold, scale, SITE)
+    return Sae(
+        w_enc=draw(d, width),
+        b_enc=draw(width),
+        w_dec=draw(width, d),
+        b_dec=draw(d),
+        threshold=draw(width).exp() / 4,
+        reads=(SITE,),
+        writes=(SITE,),
+        k=k,
+        skip=draw(d, d) if skips else None,
+    )
 
 
-@given(scale=st.floats(0.1, 50), seed=st.integers(0, 20))
-def test_folding_gives_raw_units(scale: float, seed: int):
+@given(scale=st.floats(0.1, 50), seed=st.integers(0, 20), skips=st.booleans())
+def test_folding_gives_raw_units(scale: float, seed: int, skips: bool):
     """The folded Sae on raw x equals the training form on x / C, times C (Gemma Scope, app. B)."""
-    generator = torch.Generator().manual_seed(seed)
-    w_enc, w_dec = (torch.randn(s, generator=generator).double() for s in ((6, 10), (10, 6)))
-    b_enc, b_dec = (torch.randn(n, generator=generator).double() for n in (10, 6))
-    threshold = torch.rand(10, generator=generator).double()
-    x = scale * torch.randn(30, 6, generator=generator).double()
+    trained = random_sae(seed, skips=skips)
+    x = torch.randn(30, 6, generator=torch.Generator().manual_seed(seed))
+    sae = fold(trained, torch.full((6,), scale), torch.full((6,), scale))
+    f = trained.encode(x)
+    margin = (x @ trained.w_enc + trained.b_enc - trained.threshold).abs().min(1).values > 1e-4
+    torch.testing.assert_close(sae.encode(scale * x)[margin], scale * f[margin])
+    expected = scale * trained.rebuild(x)[margin]
+    torch.testing.assert_close(sae.rebuild(scale * x)[margin], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sae.w_dec, trained.w_dec)
 
-    z = (x / scale - b_dec) @ w_enc + b_enc
-    f = z * (z > threshold)
-    sae = fold(w_enc, b_enc, w_dec, b_dec, threshold, scale, SITE)
-    torch.testing.assert_close(sae.encode(x), scale * f)
-    torch.testing.assert_close(sae.decode(sae.encode(x)), scale * (f @ w_dec + b_dec))
+
+def test_folding_several_sites_scales_each_by_its_own():
+    trained = random_sae(1)
+    read, written = torch.tensor([2.0, 2, 2, 5, 5, 5]), torch.tensor([3.0, 3, 3, 7, 7, 7])
+    x = torch.randn(30, 6, generator=torch.Generator().manual_seed(2))
+    sae = fold(trained, read, written)
+    torch.testing.assert_close(sae.rebuild(read * x), written * trained.rebuild(x))
+
+
+def test_a_k_keeps_the_largest_of_each_token():
+    sae, x = random_sae(3, k=2), torch.randn(20, 6, generator=torch.Generator().manual_seed(4))
+    z = x @ sae.w_enc + sae.b_enc
+    largest = (z * (z > sae.threshold)).topk(2)
+    expected = torch.zeros_like(z).scatter(1, largest.indices, largest.values)
+    torch.testing.assert_close(sae.encode(x), expected)
 
 
 @pytest.fixture
@@ -56,6 +81,17 @@ def test_what_is_written_is_read(suite_folder: Path):
     read, written = suite.load(name), random_sae(0)
     assert all(torch.equal(getattr(read, w), getattr(written, w)) for w in WEIGHTS)
     assert (read.reads, read.writes) == ((SITE,), (SITE,))
+
+
+def test_k_and_skip_are_written_and_read(tmp_path: Path):
+    written = random_sae(0, k=3, skips=True)
+    write_sae(tmp_path, "resid_post.0/topk", written)
+    facts = {"saes": [{"sae": "resid_post.0/topk", "site": "resid_post.0", "width": 10}]}
+    files.seal(tmp_path, KIND, {}, {}, facts)
+    read = Suite.open(tmp_path).load("resid_post.0/topk")
+    assert (read.k, read.skip.tolist()) == (3, written.skip.tolist())
+    x = torch.randn(20, 6, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(read.rebuild(x), written.rebuild(x))
 
 
 def test_a_flipped_bit_in_the_weights_is_found_before_use(suite_folder: Path):

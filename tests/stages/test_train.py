@@ -1,4 +1,4 @@
-"""Training: the recipe's numbers, banks equal to Saes alone, resume to the bit, targets met."""
+"""Training: the recipe's numbers, banks equal to Saes alone, bodies that agree, targets met."""
 
 import itertools
 import math
@@ -9,17 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from panscope import files
-from panscope.errors import ConfigError, Corrupt
+from panscope.errors import ConfigError
 from panscope.events import Event, Finished, silent
-from panscope.kernels import dense
-from panscope.kernels.dense import Parameters
+from panscope.kernels import bodies, cpu, dense
 from panscope.sae.sae import WEIGHTS
 from panscope.sae.suite import Suite
 from panscope.sites import Site
 from panscope.stages import train
-from panscope.stages.train import bank, loop, optimiser
-from panscope.stages.train.objective import Config, Schedule, Threshold
+from panscope.stages.train import bank, member, optimiser, sweep
+from panscope.stages.train.objective import Config, Frequency, Saes, Schedule, Threshold
 
 SITES = (Site("resid_post", 0), Site("mlp_out", 1))
 D_IN, N_TRUE = 12, 30
@@ -29,6 +27,9 @@ def world() -> Tensor:
     """Directions that a sparse mixture is made of."""
     directions = torch.randn(N_TRUE, D_IN, generator=torch.Generator().manual_seed(9))
     return directions / directions.norm(dim=1, keepdim=True)
+
+
+LAYERS = 2
 
 
 def batches_from(first: int, size: int = 256) -> Iterator[dict[Site, Tensor]]:
@@ -42,6 +43,7 @@ def batches_from(first: int, size: int = 256) -> Iterator[dict[Site, Tensor]]:
 
 def config(**changes: object) -> Config:
     values = {
+        "sites": tuple(map(str, SITES)),
         "widths": (48,),
         "target_l0": (3.0,),
         "tokens": 400 * 256,
@@ -59,8 +61,9 @@ def weights_of(suite: Suite) -> dict[str, Tensor]:
     return {f"{n}:{w}": getattr(suite.load(n), w) for n in suite.names for w in WEIGHTS}
 
 
-def trained(out: Path, settings: Config, sites: tuple[Site, ...] = SITES) -> Suite:
-    train.run(settings, sites, batches_from, {"stream": "test"}, out, silent)
+def trained(out: Path, settings: Config) -> Suite:
+    banks = [sweep.specs(settings, LAYERS)]
+    train.run(settings, banks, batches_from, {"stream": "test"}, out, silent)
     return Suite.open(out)
 
 
@@ -81,54 +84,156 @@ def test_the_defaults_are_the_papers_numbers():
 
 def test_schedules_begin_and_end_where_they_should():
     schedule = Schedule()
-    assert schedule.learning_rate_at(0, 10**6) == pytest.approx(7e-6)
-    assert schedule.learning_rate_at(500, 10**6) == pytest.approx(7e-5 * 0.55)
-    assert schedule.learning_rate_at(1000, 10**6) == schedule.learning_rate_at(10**6 - 1, 10**6)
+    assert schedule.share_of_rate_at(0, 10**6) == pytest.approx(0.1)
+    assert schedule.share_of_rate_at(500, 10**6) == pytest.approx(0.55)
+    assert schedule.share_of_rate_at(1000, 10**6) == schedule.share_of_rate_at(10**6 - 1, 10**6)
     assert [schedule.sparsity_at(t) for t in (0, 5000, 10_000, 20_000)] == [0, 0.5, 1, 1]
     falling = Schedule(decay_share=0.5, warmup_steps=0)
-    assert falling.learning_rate_at(75, 100) == pytest.approx(7e-5 / 2)
+    assert falling.share_of_rate_at(75, 100) == pytest.approx(1 / 2)
+
+
+def begun(settings: Config) -> bank.Bank:
+    return bank.begin(settings, sweep.specs(settings, LAYERS), [next(batches_from(0))])
 
 
 def test_a_sae_begins_as_the_paper_says():
-    p = bank.initial(64, 256, 0.001, seed=0)
-    assert torch.equal(p.w_enc, p.w_dec.T)
-    torch.testing.assert_close(p.w_dec.norm(dim=1), torch.ones(256))
-    torch.testing.assert_close(p.log_threshold.exp(), torch.full((256,), 0.001))
-    assert not p.b_enc.any()
-    assert not p.b_dec.any()
+    made = begun(config(threshold=Threshold())).members[0]
+    assert torch.equal(made.rows.w_enc, made.rows.w_dec)
+    torch.testing.assert_close(made.rows.w_dec.norm(dim=1), torch.ones(48))
+    torch.testing.assert_close(made.vectors["threshold"], torch.full((48,), 0.001))
+    assert not made.vectors["b_enc"].any()
+    assert not made.vectors["b_dec"].any()
 
 
-def test_the_optimiser_is_adam_without_momentum():
-    """Against torch's Adam on the same gradients, decoder projected and renormalised by hand."""
-    p = Parameters(*(t.double() for t in bank.initial(6, 10, 0.05, seed=1)))
-    theirs = Parameters(*(t.clone().requires_grad_() for t in p))
-    adam = torch.optim.Adam(list(theirs), lr=1e-2, betas=(0.0, 0.999), eps=1e-8)
-    moments = optimiser.zero_moments(p)
-    for step in range(5):
-        x = torch.randn(50, 6, generator=torch.Generator().manual_seed(step)).double()
-        slope = torch.tensor(0.01).double()
-        gradients = dense.backward(dense.forward(x, p), p, 0.02, slope)
-        for leaf, gradient in zip(theirs, gradients, strict=True):
-            leaf.grad = gradient.clone()
-        w = theirs.w_dec.detach()
-        theirs.w_dec.grad -= (theirs.w_dec.grad * w).sum(1, keepdim=True) * w
+def test_a_transcoders_encoder_is_drawn_by_itself():
+    changes = {"kind": "transcoder", "sites": ("mlp_in.*",), "writes": ("mlp_out.*",)}
+    spec = sweep.specs(config(**changes), LAYERS)[0]
+    w_enc, w_dec = member.initial(spec, 64, 64)
+    assert not torch.equal(w_enc, w_dec)
+
+
+def test_small_parameters_move_by_adam_without_momentum():
+    draw = torch.Generator().manual_seed(0)
+    ours = {name: torch.randn(7, generator=draw).double() for name in ("b_enc", "threshold")}
+    theirs = {name: value.clone().requires_grad_() for name, value in ours.items()}
+    moments = {name: torch.zeros_like(value) for name, value in ours.items()}
+    adam = torch.optim.Adam(list(theirs.values()), lr=1e-2, betas=(0.0, 0.999), eps=1e-8)
+    for step in range(1, 6):
+        gradients = {name: torch.randn(7, generator=draw).double() for name in ours}
+        for name, leaf in theirs.items():
+            leaf.grad = gradients[name].clone()
         adam.step()
-        with torch.no_grad():
-            theirs.w_dec.div_(theirs.w_dec.norm(dim=1, keepdim=True))
-        optimiser.step_(p, gradients, moments, step, 1e-2, 1.0)
-        for ours, leaf in zip(p, theirs, strict=True):
-            torch.testing.assert_close(ours, leaf.detach(), rtol=1e-9, atol=1e-12)
+        optimiser.step_(ours, gradients, moments, step, dict.fromkeys(ours, 1e-2))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name].detach(), rtol=1e-9, atol=1e-12)
+
+
+def after(settings: Config, steps: int) -> dict[str, Tensor]:
+    """Train a bank for some steps and return its state."""
+    with torch.inference_mode():
+        made = begun(settings)
+        for step, batch in enumerate(itertools.islice(batches_from(0), steps)):
+            made.step_(batch, step)
+        return made.state()
+
+
+ROWS = [
+    {},
+    {"target_l0": (), "sparsity": (0.01,)},
+    {"prefixes": (8, 20)},
+    {"architecture": "topk"},
+    {"architecture": "batch_topk"},
+    {"architecture": "gated", "target_l0": (), "sparsity": (0.05,)},
+    {"architecture": "relu", "target_l0": (), "sparsity": (0.05,)},
+    {"kind": "skip_transcoder", "sites": ("resid_post.0",), "writes": ("mlp_out.1",)},
+    {"kind": "crosscoder"},
+]
+
+
+@pytest.mark.skipif(not cpu.available(), reason="the native kernels were not compiled")
+@pytest.mark.parametrize("changes", ROWS, ids=lambda row: "-".join(map(str, row.values())))
+def test_native_and_dense_bodies_train_alike(
+    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
+    """Float32 rounding moves a pair across a threshold now and then; the runs stay side by side."""
+    gentle = Schedule(learning_rate=5e-4, warmup_steps=20, sparsity_warmup_steps=50)
+    settings, steps = config(**({"schedule": gentle} | changes)), 40 if changes else 200
+    native = after(settings, steps)
+    monkeypatch.setattr(member, "body_for", lambda device, density: dense)
+    plain = after(settings, steps)
+    for name, value in plain.items():
+        if name.endswith((":w_enc", ":w_dec", ":threshold", ":b_dec")):
+            difference = (native[name] - value).norm() / value.norm()
+            assert difference < 0.02, (name, float(difference))
+
+
+@pytest.mark.skipif(not cpu.available(), reason="the native kernels were not compiled")
+def test_changing_the_body_on_the_way_leaves_no_jump(monkeypatch: pytest.MonkeyPatch):
+    settings = config()
+    expected = after(settings, 60)
+    chosen = itertools.cycle([cpu, dense])
+    monkeypatch.setattr(member, "body_for", lambda device, density: next(chosen))
+    mixed = after(settings, 60)
+    for name, value in expected.items():
+        if name.endswith((":w_enc", ":w_dec", ":threshold")):
+            torch.testing.assert_close(mixed[name], value, rtol=0, atol=2e-3)
+
+
+def test_dense_codes_choose_the_dense_body():
+    device = torch.device("cpu")
+    assert bodies.body_for(device, 0.5) is dense
+    assert bodies.body_for(device, 0.01) is (cpu if cpu.available() else dense)
+
+
+def test_a_mixed_bank_equals_each_alone(tmp_path: Path):
+    """Widths, architectures, penalties, rates, sites and kinds side by side."""
+    products = [
+        Saes(**row)  # type: ignore[arg-type]
+        for row in (
+            {
+                "sites": ("resid_post.0",),
+                "widths": (32,),
+                "architecture": "topk",
+                "target_l0": (3,),
+            },
+            {"sites": ("mlp_out.1",), "widths": (48,), "sparsity": (0.01,), "prefixes": (8,)},
+            {"sites": ("resid_post.0",), "writes": ("mlp_out.1",), "kind": "transcoder"}
+            | {"widths": (40,), "target_l0": (4.0,), "learning_rates": (1e-3,)},
+        )
+    ]
+    short = 40 * 256
+    together = weights_of(trained(tmp_path / "bank", config(tokens=short, more=tuple(products))))
+    alone = dict(weights_of(trained(tmp_path / "alone", config(tokens=short))))
+    for number, product in enumerate(products):
+        changes = {"target_l0": ()} | product.model_dump(exclude_unset=True)
+        settings = config(tokens=short, **changes)
+        alone |= weights_of(trained(tmp_path / str(number), settings))
+    assert together.keys() == alone.keys()
+    assert all(torch.equal(together[name], alone[name]) for name in alone)
 
 
 def test_a_bank_of_many_equals_each_alone(tmp_path: Path):
     together = trained(tmp_path / "bank", config(seeds=(0, 1), tokens=60 * 256))
     for site in SITES:
         for seed in (0, 1):
-            settings = config(seeds=(seed,), tokens=60 * 256)
-            alone = trained(tmp_path / f"{site}-{seed}", settings, (site,))
+            settings = config(seeds=(seed,), tokens=60 * 256, sites=(str(site),))
+            alone = trained(tmp_path / f"{site}-{seed}", settings)
             (name,) = alone.names
             one, many = alone.load(name), together.load(name)
             assert all(torch.equal(getattr(one, w), getattr(many, w)) for w in WEIGHTS)
+
+
+def test_the_frequency_penalty_thins_out_what_fires_often(tmp_path: Path):
+    plain = trained(tmp_path / "plain", config(target_l0=(6.0,)))
+    pressed = Frequency(strength=1.0, scale=0.1)
+    thinned = trained(tmp_path / "thinned", config(target_l0=(6.0,), frequency=pressed))
+    x = torch.cat([b[SITES[0]] for b in itertools.islice(batches_from(10_000), 20)])
+
+    def most_frequent(suite: Suite) -> float:
+        (name, *_) = [n for n in suite.names if n.startswith(str(SITES[0]))]
+        return float((suite.load(name).encode(x) != 0).float().mean(0).max())
+
+    assert most_frequent(thinned) < 0.8 * most_frequent(plain)
 
 
 def test_a_target_l0_is_met_within_a_fifth(tmp_path: Path):
@@ -149,64 +254,20 @@ def test_training_explains_what_chance_does_not(tmp_path: Path):
     torch.testing.assert_close(sae.w_dec.norm(dim=1), torch.ones(48))
 
 
-@pytest.mark.parametrize("killed_after", [1, 99, 100, 101, 150])
-def test_killed_anywhere_it_resumes_to_the_same_bits(tmp_path: Path, killed_after: int):
-    settings = config(tokens=180 * 256)
-    whole = trained(tmp_path / "whole", settings)
-
-    def dying(first: int) -> Iterator[dict[Site, Tensor]]:
-        stream = batches_from(first)
-        for _ in range(killed_after + loop.SCALE_BATCHES):
-            yield next(stream)
-        raise KeyboardInterrupt
-
-    out = tmp_path / "killed"
-    with pytest.raises(KeyboardInterrupt):
-        train.run(settings, SITES, dying, {"stream": "test"}, out, silent)
-    assert not (out / files.MANIFEST).exists()
-    assert_equal_weights(trained(out, settings), whole)
-    assert not (out / loop.CHECKPOINT).exists()
-
-
 def test_a_finished_suite_is_reused_and_another_recipe_refused(tmp_path: Path):
     settings = config(tokens=30 * 256)
     trained(tmp_path, settings)
     events: list[Event] = []
-    train.run(settings, SITES, batches_from, {"stream": "test"}, tmp_path, events.append)
+    banks = [sweep.specs(settings, LAYERS)]
+    train.run(settings, banks, batches_from, {"stream": "test"}, tmp_path, events.append)
     assert next(event for event in events if isinstance(event, Finished)).reused
     with pytest.raises(ConfigError, match="holds a suite made from another recipe"):
         trained(tmp_path, config(tokens=40 * 256))
 
 
-def test_leftovers_of_an_interrupted_writer_are_not_sealed(tmp_path: Path):
-    (tmp_path / "resid_post.0" / "old").mkdir(parents=True)
-    (tmp_path / "resid_post.0" / "old" / "sae.safetensors").write_bytes(b"stale")
-    (tmp_path / f".{loop.CHECKPOINT}.1.tmp").write_bytes(b"half a checkpoint")
-    suite = trained(tmp_path, config(tokens=30 * 256))
-    assert not [name for name in suite.manifest.files if "old" in name]
-    assert not list(tmp_path.glob(".*"))
-
-
 def test_the_same_sae_twice_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"asks for resid_post\.0/w48_l0_3_s1 twice"):
         trained(tmp_path, config(seeds=(1, 1)))
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path: Path):
-    settings = config(tokens=120 * 256)
-
-    def dying(first: int) -> Iterator[dict[Site, Tensor]]:
-        yield from itertools.islice(batches_from(first), 110)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train.run(settings, SITES, dying, {"stream": "test"}, tmp_path, silent)
-    path = tmp_path / loop.CHECKPOINT
-    damaged = bytearray(path.read_bytes())
-    damaged[-1] ^= 1
-    path.write_bytes(damaged)
-    with pytest.raises(Corrupt, match="delete it to train from the start"):
-        trained(tmp_path, settings)
 
 
 @pytest.mark.parametrize(
@@ -218,12 +279,43 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
         ({"target_l0": [3.0], "tokens": 100}, "tokens is less than one batch"),
         ({"target_l0": [3.0], "widths": [0]}, "widths.0 is 0"),
         ({"target_l0": [3.0], "seeds": []}, "seeds is"),
+        (
+            {"target_l0": [64.0], "widths": [64], "architecture": "topk"},
+            "64 is not below the width",
+        ),
+        ({"target_l0": [2.5], "architecture": "topk"}, "k = 2.5 is no whole number"),
+        ({"sparsity": [1.0], "architecture": "batch_topk"}, "takes its k from target_l0"),
+        ({"target_l0": [3.0], "architecture": "gated"}, "gated has no target_l0"),
+        ({"target_l0": [3.0], "widths": [64], "prefixes": [64]}, "prefix 64 is not below"),
+        ({"target_l0": [3.0], "prefixes": [9, 5]}, "prefixes must ascend"),
+        ({"target_l0": [3.0], "kind": "transcoder"}, "need writes"),
+        ({"target_l0": [3.0], "writes": ["mlp_out.0"]}, "need writes"),
+        ({"sparsity": [1.0], "architecture": "relu", "frequency": {"strength": 1.0}}, "jumprelu"),
         ({"target_l0": [3.0], "schedule": {"sparsity_warmup_steps": -1}}, "is -1"),
     ],
 )
 def test_impossible_recipes_are_refused(changes: dict[str, object], message: str):
     with pytest.raises(ConfigError, match=message):
         Config.parse(changes, "r.toml")
+
+
+def test_transcoders_need_as_many_sites_to_write_as_to_read():
+    settings = config(kind="transcoder", sites=("mlp_in.*",), writes=("mlp_out.0",))
+    with pytest.raises(ConfigError, match="reads 2 sites and writes 1"):
+        sweep.specs(settings, LAYERS)
+
+
+def test_memory_is_bounded_by_training_in_groups():
+    settings = config(seeds=tuple(range(6)))
+    wanted = sweep.specs(settings, LAYERS)
+    d_at = dict.fromkeys(SITES, D_IN)
+    assert sweep.groups(wanted, d_at, settings) == [wanted]
+    three = sweep.group_bytes(wanted[:3], d_at, settings) / 1e9
+    split = sweep.groups(wanted, d_at, config(seeds=tuple(range(6)), memory_gb=three))
+    assert [len(group) for group in split] == [3, 3, 3, 3]
+    assert tuple(itertools.chain(*split)) == wanted
+    with pytest.raises(ConfigError, match=r"more than the 0\.0 GB it may take"):
+        sweep.groups(wanted, d_at, config(memory_gb=1e-6))
 
 
 def test_scale_gives_unit_mean_square():

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,7 +137,7 @@ def load(config: Config) -> Model:
 
 def pocket_file(name: str) -> Path:
     """Return the path of a file of the packaged model, there or not."""
-    return Path(str(resources.files("panscope"))) / "model" / "pocket" / name
+    return Path(__file__).parent / "pocket" / name
 
 
 def _folder_or_id(name: str) -> str:

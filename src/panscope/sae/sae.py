@@ -1,10 +1,10 @@
-"""Sae: a sparse autoencoder as a value.
+"""Sae: a sparse autoencoder, transcoder or crosscoder as a value.
 
 Weights are stored folded: raw activations in, raw units out, no normalisation and no pre-encoder
 bias left (Gemma Scope, arXiv:2408.05147, appendix B).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from panscope.axes import Activations, Latents
 from panscope.kernels import reference
+from panscope.kernels.bodies import body_for
+from panscope.kernels.pairs import Pairs
 from panscope.sites import Site
 
 WEIGHTS = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
@@ -20,7 +22,14 @@ WEIGHTS = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
 
 @dataclass(frozen=True, slots=True)
 class Sae:
-    """A JumpReLU autoencoder and the sites it reads and writes."""
+    """A dictionary of latents, and the sites it reads and writes.
+
+    An autoencoder writes what it reads; a transcoder writes another site, with or without the
+    linear term `skip`; a crosscoder reads and writes several sites, their values one after another.
+    A latent is active where its pre-activation exceeds its threshold and, if `k` is given, is among
+    the token's k largest. Keep `w_enc` contiguous in memory latent by latent (`fold` and
+    `Suite.load` do): encoding then copies nothing.
+    """
 
     w_enc: Float[Tensor, "d_in latents"]
     b_enc: Float[Tensor, " latents"]
@@ -29,46 +38,62 @@ class Sae:
     threshold: Float[Tensor, " latents"]
     reads: tuple[Site, ...]
     writes: tuple[Site, ...]
+    k: int | None = None
+    skip: Float[Tensor, "d_out d_in"] | None = None
 
     @property
     def width(self) -> int:
         """The number of latents."""
         return len(self.b_enc)
 
-    def encode(self, x: Activations) -> Latents:
-        """Return every latent's activation; zero where it does not exceed its threshold."""
-        return reference.encode(x, self.w_enc, self.b_enc, self.threshold)
+    def pairs(self, x: Activations) -> Pairs:
+        """Return the active latents of each token, by the fastest body there is."""
+        body = body_for(x.device)
+        pairs = body.encode(x, self.w_enc.T.contiguous(), self.b_enc, self.threshold)
+        return pairs if self.k is None else pairs.largest(self.k)
 
-    def decode(self, f: Latents) -> Float[Tensor, "tokens d_out"]:
-        """Rebuild activations from latents."""
-        return reference.decode(f, self.w_dec, self.b_dec)
+    def encode(self, x: Activations) -> Latents:
+        """Return every latent's activation; zero where it is not active."""
+        pairs = self.pairs(x)
+        return pairs.scatter(pairs.z)
+
+    def decode(self, f: Latents, x: Activations | None = None) -> Float[Tensor, "tokens d_out"]:
+        """Rebuild activations from latents; a Sae with `skip` also needs what it read."""
+        rebuilt = reference.decode(f, self.w_dec, self.b_dec)
+        if self.skip is None:
+            return rebuilt
+        assert x is not None
+        return rebuilt + x @ self.skip.T
+
+    def rebuild(self, x: Activations) -> Float[Tensor, "tokens d_out"]:
+        """Encode and decode."""
+        return self.decode(self.encode(x), x)
 
     def to(self, device: torch.device) -> Self:
         """Move the weights."""
+        skip = None if self.skip is None else self.skip.to(device)
         weights = {name: getattr(self, name).to(device) for name in WEIGHTS}
-        return type(self)(**weights, reads=self.reads, writes=self.writes)
+        return replace(self, **weights, skip=skip)
 
 
 def fold(
-    w_enc: Float[Tensor, "d_in latents"],
-    b_enc: Float[Tensor, " latents"],
-    w_dec: Float[Tensor, "latents d_in"],
-    b_dec: Float[Tensor, " d_in"],
-    threshold: Float[Tensor, " latents"],
-    scale: float,
-    site: Site,
+    trained: Sae, read_scale: Float[Tensor, " d_in"], written_scale: Float[Tensor, " d_out"]
 ) -> Sae:
-    """Fold the training's scale and pre-encoder bias into the weights.
+    """Fold the training's scales into the weights: raw activations in, raw units out.
 
-    Training saw x / scale with b_dec subtracted; the folded Sae sees x and gives `scale` times the
-    latents, that is, raw units (Gemma Scope, appendix B).
+    Training saw x / read_scale and rebuilt y / written_scale. Latents come out in units of the root
+    mean square of written_scale: for one site its scale, so that decoder rows keep unit norm
+    (Gemma Scope, appendix B).
     """
-    return Sae(
-        w_enc=w_enc.clone(),
-        b_enc=scale * (b_enc - b_dec @ w_enc),
-        w_dec=w_dec.clone(),
-        b_dec=scale * b_dec,
-        threshold=scale * threshold,
-        reads=(site,),
-        writes=(site,),
+    unit = written_scale.double().square().mean().sqrt().to(written_scale.dtype)
+    rows = trained.w_enc.T * (unit / read_scale)
+    skip = trained.skip
+    return replace(
+        trained,
+        w_enc=rows.T,
+        b_enc=unit * trained.b_enc,
+        w_dec=trained.w_dec * (written_scale / unit),
+        b_dec=written_scale * trained.b_dec,
+        threshold=unit * trained.threshold,
+        skip=None if skip is None else written_scale[:, None] * skip / read_scale,
     )

@@ -2,10 +2,10 @@
 
     suite/
       manifest.json                       facts: `saes`, one object a Sae
-      <site>/<name>/sae.safetensors       w_enc b_enc w_dec b_dec threshold, float32, folded
-      <site>/<name>/sae.json              kind, width, the sites it reads and writes
+      <site>/<name>/sae.safetensors       w_enc b_enc w_dec b_dec threshold, maybe skip; float32, folded
+      <site>/<name>/sae.json              kind, k, width, the sites it reads and writes
 
-A Sae's id is `<site>/<name>`. What evaluation measures is added to the manifest's facts.
+A Sae's id is `<site>/<name>`, the site being the first that it writes. What evaluation measures is added to the manifest's facts.
 """
 
 import json
@@ -67,9 +67,12 @@ class Suite:
 def write_sae(folder: Path, sae_id: str, sae: Sae) -> None:
     """Write one Sae's weights and description into a suite that is being made."""
     weights = {name: getattr(sae, name).float().cpu().contiguous() for name in WEIGHTS}
+    if sae.skip is not None:
+        weights["skip"] = sae.skip.float().cpu().contiguous()
     write_bytes(folder / sae_id / "sae.safetensors", save(weights))
     described = {
-        "kind": "jumprelu",
+        "kind": "jumprelu" if sae.k is None else "topk",
+        "k": sae.k,
         "width": sae.width,
         "reads": _names(sae.reads),
         "writes": _names(sae.writes),
@@ -88,5 +91,6 @@ def _read(path: Path, described: Facts) -> Sae:
         raise Corrupt(
             str(path), f"is not safetensors ({error})", "train the suite again"
         ) from error
+    w_enc = weights["w_enc"].T.contiguous().T  # latent by latent in memory, as encoding reads it
     reads, writes = (tuple(map(Site.parse, described[key])) for key in ("reads", "writes"))
-    return Sae(**{name: weights[name] for name in WEIGHTS}, reads=reads, writes=writes)
+    return Sae(**{**weights, "w_enc": w_enc}, reads=reads, writes=writes, k=described.get("k"))

@@ -1,166 +1,255 @@
 """The training loop: batches in, a Suite out; resumable to the bit.
 
 The stream is a function of the batch number alone, so a checkpoint holds the members and the step.
-Metrics stay on the device and are read every `READ_STEPS`; no step waits for the host.
+Banks, each as many Saes as fit in memory together, are trained one after another, each in a pass of
+its own over the stream. Metrics stay on the device and are read every few steps; on a GPU no step
+waits for the host.
 """
 
-import hashlib
 import itertools
+import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from panscope import files
 from panscope.config import digest_of
-from panscope.errors import ConfigError, Corrupt
-from panscope.events import Advanced, Emit, Finished, Started
+from panscope.errors import Incomplete
+from panscope.events import Advanced, Emit, Finished, Measured, Started, Warned
 from panscope.sae.suite import FILES, KIND, write_sae
 from panscope.sites import Site
-from panscope.stages.train.bank import Member, Spec, scale_of, specs
+from panscope.stages.train import bank, checkpoint
+from panscope.stages.train.checkpoint import Trained
+from panscope.stages.train.guard import Guard, check_weights
+from panscope.stages.train.member import Member
+from panscope.stages.train.meter import DENSITY_EDGES
 from panscope.stages.train.objective import Config
+from panscope.stages.train.pace import Pace, Product, floor_seconds
+from panscope.stages.train.stop import Stop, listening
+from panscope.stages.train.sweep import Spec, sites_of
+from panscope.stages.train.watch import Aim, Reading, Watch
 
 Batch = Mapping[Site, Tensor]
 BatchesFrom = Callable[[int], Iterator[Batch]]
 
 STAGE = "train"
-CHECKPOINT = ".checkpoint.safetensors"
-READ_STEPS = 20
 SCALE_BATCHES = 4  # of the stream's first: 1 % of error in the scale at 4,096 tokens a batch
+SHOWN = ("loss", "l0", "fvu")  # of a Sae's metrics, those whose mean over all is shown
 
 
 def run(
     config: Config,
-    sites: Sequence[Site],
+    banks: Sequence[Sequence[Spec]],
     batches_from: BatchesFrom,
     inputs: Mapping[str, str],
     out: Path,
     emit: Emit,
 ) -> files.Manifest:
-    """Train the suite that `config` asks for and write it to `out`.
+    """Train the suite that `config` asks for, bank after bank, and write it to `out`.
 
     `batches_from(k)` yields the stream from batch k on: raw activations, one tensor a site, each of
     `config.batch_tokens` rows. `inputs` names what the stream was made from. A finished suite is
-    reused, an interrupted one resumed; ConfigError if `out` holds another one.
+    reused, an interrupted one resumed; ConfigError if `out` holds another one. SIGINT and SIGTERM
+    raise Interrupted after a checkpoint of the step they fall into.
     """
-    described = config.model_dump(mode="json")
-    for left_over in out.glob(f".{CHECKPOINT}.*.tmp"):  # of a process killed while writing it
-        left_over.unlink()
-    if manifest := files.made(out, KIND, described, inputs):
-        (out / CHECKPOINT).unlink(missing_ok=True)
+    if manifest := files.made(out, KIND, config.model_dump(mode="json"), inputs):
+        checkpoint.remove(out)
         emit(Finished(STAGE, 0.0, reused=True))
         return manifest
     started = time.monotonic()
-    with torch.inference_mode():
-        stream = batches_from(0)
+    with listening() as stop, torch.inference_mode():
+        emit(Started(STAGE, len(banks) * config.n_steps * config.batch_tokens, "tokens"))
+        passes = [
+            Pass(config, tuple(specs), number, len(banks), batches_from, inputs, out, emit, stop)
+            for number, specs in enumerate(banks)
+        ]
+        manifest = _seal([one.trained() for one in passes], config, inputs, out)
+        emit(Finished(STAGE, time.monotonic() - started))
+        stop.check("after its last step")
+    return manifest
+
+
+def read_every(config: Config) -> int:
+    """Return after how many steps metrics are read: 20, up to 200 in runs of 20,000 and more."""
+    return min(200, max(20, config.n_steps // 100))
+
+
+@dataclass
+class Pass:
+    """One bank's training, in one pass over the stream."""
+
+    config: Config
+    specs: tuple[Spec, ...]
+    number: int
+    n_banks: int
+    batches_from: BatchesFrom
+    inputs: Mapping[str, str]
+    out: Path
+    emit: Emit
+    stop: Stop
+    watch: Watch = field(default_factory=Watch)
+    saved: int = 0
+    """The step of the last checkpoint, 0 if there is none."""
+
+    def trained(self) -> Trained:
+        """Train the bank, or what is left of it, and write its Saes; if done, say what it made."""
+        if done := checkpoint.read_trained(self.out, self.number, self.key, self.warn):
+            return done
+        self.stop.check(f"before bank {self.number + 1} of {self.n_banks}")
+        return self._write(self._train())
+
+    def warn(self, text: str) -> None:
+        """Emit a warning."""
+        self.emit(Warned(STAGE, text))
+
+    @property
+    def key(self) -> str:
+        """What a checkpoint must have been made from to go on from it."""
+        config = self.config.model_dump(mode="json")
+        saes = [spec.sae for spec in self.specs]
+        return digest_of({"config": config, "inputs": dict(self.inputs), "saes": saes})
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoints are."""
+        return checkpoint.folder_of(self.out, self.number)
+
+    def _train(self) -> bank.Bank:
+        """Take the bank from its last checkpoint, or from nothing, to the last step."""
+        stream = self.batches_from(0)
         first = list(itertools.islice(stream, SCALE_BATCHES))
-        members = _members(config, sites, first)
-        step = _read_checkpoint_(members, _key(config, inputs), out)
-        batches = batches_from(step) if step else itertools.chain(first, stream)
-        del first, stream  # with a bucket in them: resuming must not hold two
-        _train_(members, step, config, batches, inputs, out, emit)
-        manifest = _write(members, config, inputs, out)
-    emit(Finished(STAGE, time.monotonic() - started))
-    return manifest
+        guard, floor = self._guard(first), self._floor(first[0])
+        members = bank.begin(self.config, self.specs, first)
+        found = checkpoint.read(self.folder, self.key, self.warn)
+        batches: Iterator[Batch] = itertools.chain(first, stream)
+        if found is not None:
+            members.load_(found.state)
+            self.saved = found.step
+            batches = self.batches_from(found.step)
+        pace = Pace(floor, self.saved)
+        del first, stream, found  # with a bucket in them: resuming must not hold two
+        for step in range(self.saved, self.config.n_steps):
+            with pace.waiting():
+                batch = self._next(batches, step)
+            self._step_(members, batch, step, guard, pace)
+        return members
+
+    def _step_(self, members: bank.Bank, batch: Batch, step: int, guard: Guard, pace: Pace) -> None:
+        done, n_steps = step + 1, self.config.n_steps
+        guard.see_(batch, done)
+        if guard.reads_at_once:
+            guard.check(self._kept)
+        members.step_(batch, step)
+        if done % read_every(self.config) == 0 or done == n_steps:
+            guard.check(self._kept)
+            self._read(members, done, pace)
+        asked = self.stop.by is not None
+        if done < n_steps and (asked or done % self.config.checkpoint_steps == 0):
+            guard.check(self._kept)
+            self._save(members, done)
+        if asked and done < n_steps:
+            self.stop.check(f"after step {done} of {n_steps}{self._of_bank}")
+
+    def _read(self, members: bank.Bank, done: int, pace: Pace) -> None:
+        """Read the metrics since the last reading, which a resumed run has in its checkpoint."""
+        every, size = read_every(self.config), self.config.batch_tokens
+        n_tokens = (done - (done - 1) // every * every) * size
+        densities = {m.spec.sae: m.meter.histogram() for m in members.members}
+        saes = {m.spec.sae: m.read() for m in members.members}
+        if not all(math.isfinite(metrics["loss"]) for metrics in saes.values()):
+            check_weights(members.state(), done, self._kept)
+        self.emit(Measured(STAGE, done, done * size, saes, densities, DENSITY_EDGES))
+        means = {name: statistics.fmean(m[name] for m in saes.values()) for name in SHOWN}
+        before = self.number * self.config.n_steps
+        self.emit(Advanced(STAGE, (before + done) * size, {**means, **pace.read(done, size)}))
+        for member in members.members:
+            reading = Reading(done, n_tokens, saes[member.spec.sae])
+            for sentence in self.watch.new(Aim.of(member.spec, self.config), reading):
+                self.warn(sentence)
+
+    def _save(self, members: bank.Bank, done: int) -> None:
+        state = members.state()
+        check_weights(state, done, self._kept)
+        checkpoint.write(self.folder, done, self.key, state)
+        self.saved = done
+
+    def _write(self, members: bank.Bank) -> Trained:
+        """Write the Saes of a trained bank and note that it is done."""
+        n_steps = self.config.n_steps
+        check_weights(members.state(), n_steps, self._kept)
+        records = {}
+        for member in members.members:
+            sae = member.spec.sae
+            write_sae(self.out, sae, member.sae())
+            for path in files.visible_files(self.out / sae):
+                records[f"{sae}/{path.name}"] = _record(path)
+        facts = tuple(_facts(member, self.config) for member in members.members)
+        trained = Trained(key=self.key, facts=facts, files=records)
+        checkpoint.mark_trained(self.out, self.number, trained)
+        return trained
+
+    def _next(self, batches: Iterator[Batch], step: int) -> Batch:
+        batch = next(batches, None)
+        if batch is None:
+            found = f"the stream ended after {step} of {self.config.n_steps} batches"
+            raise Incomplete("train", found, "lower train.tokens or give it more text")
+        return batch
+
+    def _guard(self, first: Sequence[Batch]) -> Guard:
+        """Make the guard and let it look at the batches that scales are made from."""
+        sites = sites_of(self.specs)
+        guard = Guard(sites, first[0][sites[0]].device)
+        for step, batch in enumerate(first, 1):
+            guard.see_(batch, step)
+        guard.check(self._kept)
+        return guard
+
+    def _floor(self, batch: Batch) -> float:
+        size, device = self.config.batch_tokens, batch[self.specs[0].site].device
+        products = [
+            Product(size, sum(batch[site].shape[1] for site in spec.reads), spec.width)
+            for spec in self.specs
+        ]
+        return floor_seconds(products, device)
+
+    @property
+    def _kept(self) -> str:
+        if self.saved:
+            return f"the checkpoint of step {self.saved} is kept"
+        return "no checkpoint was written yet"
+
+    @property
+    def _of_bank(self) -> str:
+        return f" of bank {self.number + 1} of {self.n_banks}" if self.n_banks > 1 else ""
 
 
-def _train_(
-    members: Sequence[Member],
-    first_step: int,
-    config: Config,
-    batches: Iterator[Batch],
-    inputs: Mapping[str, str],
-    out: Path,
-    emit: Emit,
-) -> None:
-    emit(Started(STAGE, config.n_steps * config.batch_tokens, "tokens"))
-    for step in range(first_step, config.n_steps):
-        batch = next(batches)
-        seen = [member.step_(batch[member.spec.site], step, config) for member in members]
-        if (step + 1) % READ_STEPS == 0 or step + 1 == config.n_steps:
-            loss, l0 = torch.stack(seen).mean(0).tolist()
-            metrics = {"loss": loss, "l0": l0}
-            emit(Advanced(STAGE, (step + 1) * config.batch_tokens, metrics))
-        if (step + 1) % config.checkpoint_steps == 0:
-            _write_checkpoint(members, step + 1, _key(config, inputs), out)
+def _facts(member: Member, config: Config) -> dict[str, object]:
+    """Say what the manifest holds of a Sae; its scale is a mean if it reads several sites."""
+    scale = float(member.scales.read.double().square().mean().sqrt())
+    tokens = config.n_steps * config.batch_tokens
+    return {**member.spec.facts(), "scale": scale, "trained_tokens": tokens}
 
 
-def _members(config: Config, sites: Sequence[Site], first: Sequence[Batch]) -> list[Member]:
-    """Make the bank at step 0, its scales from the stream's first batches."""
-    x_at = {site: torch.cat([batch[site] for batch in first]) for site in sites}
-    return [_member(spec, x_at[spec.site], config) for spec in specs(config, sites)]
+def _record(path: Path) -> files.FileRecord:
+    return files.FileRecord(size_bytes=path.stat().st_size, sha256=files.sha256_of(path))
 
 
-def _member(spec: Spec, x: Tensor, config: Config) -> Member:
-    return Member.begin(spec, x.shape[1], scale_of(x), config, x.device)
-
-
-def _key(config: Config, inputs: Mapping[str, str]) -> str:
-    return digest_of({"config": config.model_dump(mode="json"), "inputs": dict(inputs)})
-
-
-def _write_checkpoint(members: Sequence[Member], step: int, key: str, out: Path) -> None:
-    state = {name: tensor for member in members for name, tensor in member.state().items()}
-    metadata = {"step": str(step), "key": key, "sha256": _sha256(state)}
-    files.write_bytes(out / CHECKPOINT, save(state, metadata))
-
-
-def _read_checkpoint_(members: Sequence[Member], key: str, out: Path) -> int:
-    """Load the checkpoint of this very recipe into the members and return its step, or 0."""
-    path = out / CHECKPOINT
-    if not path.is_file():
-        return 0
-    remedy = "delete it to train from the start"
-    try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata()
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise Corrupt(str(path), f"is not a checkpoint ({error})", remedy) from error
-    if metadata["sha256"] != _sha256(state):
-        raise Corrupt(str(path), "its tensors do not match their checksum", remedy)
-    if metadata["key"] != key:
-        found = "was written by another recipe"
-        raise ConfigError(str(path), found, "choose another output or delete that folder")
-    for member in members:
-        member.load_(state)
-    return int(metadata["step"])
-
-
-def _sha256(state: Mapping[str, Tensor]) -> str:
-    """Hash tensors by name and bytes."""
-    hashed = hashlib.sha256()
-    for name in sorted(state):
-        hashed.update(name.encode())
-        hashed.update(state[name].cpu().contiguous().numpy().tobytes())
-    return hashed.hexdigest()
-
-
-def _write(
-    members: Sequence[Member], config: Config, inputs: Mapping[str, str], out: Path
+def _seal(
+    banks: Sequence[Trained], config: Config, inputs: Mapping[str, str], out: Path
 ) -> files.Manifest:
-    files.clear_unsealed(out, FILES)
-    for member in members:
-        write_sae(out, member.spec.sae, member.sae())
-    trained = config.n_steps * config.batch_tokens
-    facts = {"saes": [{**_facts(member), "trained_tokens": trained} for member in members]}
+    """Make the Saes of all banks a suite, without what interrupted writers left."""
+    records = {name: record for trained in banks for name, record in trained.files.items()}
+    left = {path for pattern in (*FILES, "**/.*.tmp") for path in out.glob(pattern)}
+    for path in left:
+        if path.relative_to(out).as_posix() not in records:
+            path.unlink()
+    facts = {"saes": [fact for trained in banks for fact in trained.facts]}
     described = config.model_dump(mode="json")
-    manifest = files.seal(out, KIND, described, inputs, facts)
-    (out / CHECKPOINT).unlink(missing_ok=True)
+    manifest = files.seal_records(out, KIND, described, inputs, facts, records)
+    checkpoint.remove(out)
     return manifest
-
-
-def _facts(member: Member) -> dict[str, object]:
-    spec = member.spec
-    return {
-        "sae": spec.sae,
-        "site": str(spec.site),
-        "width": spec.width,
-        **spec.penalty.model_dump(),
-        "seed": spec.seed,
-        "scale": member.scale,
-    }

@@ -1,14 +1,14 @@
-"""What training minimises and how its strengths change over time: the Gemma Scope recipe.
+"""What training minimises and how its strengths change over time: the recipe's words.
 
-The defaults are the paper's numbers (Lieberum et al. 2024, arXiv:2408.05147, section 3.2). They
-presume a million steps; short runs scale the schedules and rates in their recipe. Departures, all
-off by default: `decay_share` (the paper names no decay), `rate` of the threshold (the paper trains
-it at the common rate, which in a few hundred steps would not move a log-threshold at all), and the
-target-L0 penalty (JumpReLU paper, arXiv:2407.14435, on targeting a fixed sparsity).
+The defaults are Gemma Scope's numbers (Lieberum et al. 2024, arXiv:2408.05147, section 3.2), which
+presume a million steps, except that a learning rate that is not given follows from the number of
+steps (`rate_for`). Departures, off by default: `decay_share` (the paper names no decay), `rate` of
+the threshold, the target-L0 penalty (JumpReLU paper, arXiv:2407.14435), the frequency penalty
+and Matryoshka prefixes (Gemma Scope 2), and the loss that revives dead latents.
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from jaxtyping import Float
 from pydantic import Field, model_validator
@@ -17,10 +17,14 @@ from torch import Tensor
 from panscope import config
 
 Positive = Annotated[float, Field(gt=0)]
+AtLeastZero = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
 Steps = Annotated[int, Field(ge=0)]
 Some = Field(min_length=1)
+
+Kind = Literal["autoencoder", "transcoder", "skip_transcoder", "crosscoder"]
+ArchitectureName = Literal["jumprelu", "relu", "gated", "topk", "batch_topk"]
 
 
 class Schedule(config.Config):
@@ -34,12 +38,12 @@ class Schedule(config.Config):
     sparsity_warmup_steps: Steps = 10_000
     """Linear, from no penalty to the whole of it."""
 
-    def learning_rate_at(self, step: int, n_steps: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+    def share_of_rate_at(self, step: int, n_steps: int) -> float:
+        """Return the share of the learning rate that applies at a step, counted from 0."""
         warm = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
         rise = 0.1 + 0.9 * 0.5 * (1 - math.cos(math.pi * warm))
         left = (n_steps - step) / (self.decay_share * n_steps) if self.decay_share else 1.0
-        return self.learning_rate * rise * min(1.0, left)
+        return rise * min(1.0, left)
 
     def sparsity_at(self, step: int) -> float:
         """Return the share of the penalty that applies at a step."""
@@ -47,7 +51,10 @@ class Schedule(config.Config):
 
 
 class Threshold(config.Config):
-    """The thresholds: their start, the width of the kernel that trains them, their own rate."""
+    """The thresholds: their start, the width of the kernel that trains them, their own rate.
+
+    In units of the input's root mean square norm, which is 1 in training.
+    """
 
     initial: Positive = 0.001
     bandwidth: Positive = 0.001
@@ -55,31 +62,97 @@ class Threshold(config.Config):
     """The thresholds' learning rate as a multiple of the common one."""
 
 
-class Config(config.Config):
-    """A suite to train: the product of sites, widths, sparsities and seeds, over one stream."""
+class Revive(config.Config):
+    """What is done for dead latents, which have not fired for `dead_after_tokens`."""
 
+    dead_after_tokens: Count = 10_000_000
+    aux_strength: AtLeastZero = 1 / 32
+    """TopK and BatchTopK: the weight of the auxiliary loss, in which the `aux_k` largest dead
+    latents rebuild what the living left over (Gao et al. 2024, arXiv:2406.04093, appendix A.2)."""
+    aux_k: Count = 512
+    preact_strength: AtLeastZero = 0.0
+    """JumpReLU: the weight of relu(threshold - z), summed over dead latents."""
+
+
+class Frequency(config.Config):
+    """A penalty on latents that fire often: strength x sum of p^2 / scale over firing shares p.
+
+    Beside the L0 penalty, as in Gemma Scope 2; its constants are not published.
+    """
+
+    strength: AtLeastZero = 0.0
+    scale: Positive = 0.1
+
+
+class Saes(config.Config):
+    """A product of Saes to train: sites x widths x sparsities x learning rates x seeds."""
+
+    kind: Kind = "autoencoder"
+    architecture: ArchitectureName = "jumprelu"
     sites: Annotated[tuple[str, ...], Some] = ("resid_post.*", "mlp_out.*", "attn_z.*")
+    """What is read: one Sae each; a crosscoder reads and writes all of them."""
+    writes: tuple[str, ...] = ()
+    """Transcoders: what is written, paired with `sites` in the order of a forward pass."""
     widths: Annotated[tuple[Count, ...], Some] = (16_384,)
     sparsity: tuple[Positive, ...] = ()
-    """Strengths of the L0 penalty (lambda), one Sae each."""
+    """The price of activity (lambda), one Sae each: of L0 for jumprelu, L1 for relu and gated."""
     target_l0: tuple[Positive, ...] = ()
-    """Wanted mean L0, one Sae each; `sparsity` and `target_l0` exclude each other."""
+    """Wanted mean L0, one Sae each: by a quadratic penalty for jumprelu; k for topk, batch_topk."""
     target_strength: Positive = 1.0
     """Strength of the quadratic penalty of a target L0."""
+    learning_rates: tuple[Positive, ...] = ()
+    """One Sae each; empty for the schedule's."""
+    prefixes: tuple[Count, ...] = ()
+    """Matryoshka: numbers of first latents that must rebuild the target by themselves."""
+    frequency: Frequency = Frequency()
+    revive: Revive = Revive()
     seeds: Annotated[tuple[int, ...], Some] = (0,)
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> "Saes":
+        for problem in _problems(self):
+            raise ValueError(problem)
+        return self
+
+
+def _problems(saes: Saes) -> list[str]:
+    """List, in one sentence each, what no training could do."""
+    widest, by_k = min(saes.widths), saes.architecture in ("topk", "batch_topk")
+    found = []
+    if bool(saes.sparsity) == bool(saes.target_l0):
+        found.append("give either sparsity or target_l0, one value or more")
+    if by_k and saes.sparsity:
+        found.append(f"{saes.architecture} takes its k from target_l0, not a sparsity")
+    if saes.architecture in ("relu", "gated") and saes.target_l0:
+        found.append(f"{saes.architecture} has no target_l0: give sparsity, the price of L1")
+    found += [f"target_l0 {l0:g} is not below the width" for l0 in saes.target_l0 if l0 >= widest]
+    if by_k:
+        found += [f"k = {l0:g} is no whole number" for l0 in saes.target_l0 if l0 % 1]
+    found += [f"prefix {p} is not below the width {widest}" for p in saes.prefixes if p >= widest]
+    if saes.frequency.strength and saes.architecture != "jumprelu":
+        found.append("the frequency penalty acts on thresholds: it needs jumprelu")
+    if list(saes.prefixes) != sorted(set(saes.prefixes)):
+        found.append("prefixes must ascend")
+    if ("transcoder" in saes.kind) != bool(saes.writes):
+        found.append("transcoders, and nothing else, need writes: the sites they write")
+    return found
+
+
+class Config(Saes):
+    """A suite to train over one stream: one product of Saes, and `more` of them."""
+
+    more: tuple[Saes, ...] = ()
     tokens: Count = 4_000_000_000
     batch_tokens: Count = 4096
     schedule: Schedule = Schedule()
     threshold: Threshold = Threshold()
     checkpoint_steps: Count = 200
+    memory_gb: Positive | None = None
+    """What the Saes trained together may take; none for half of the memory there is. A product that
+    does not fit is trained in several passes over the stream."""
 
     @model_validator(mode="after")
-    def _one_penalty(self) -> "Config":
-        if bool(self.sparsity) == bool(self.target_l0):
-            raise ValueError("give either sparsity or target_l0, one value or more")
-        too_high = [l0 for l0 in self.target_l0 if l0 >= min(self.widths, default=0)]
-        if too_high:
-            raise ValueError(f"target_l0 {too_high[0]:g} is not below the width")
+    def _has_a_batch(self) -> "Config":
         if self.tokens < self.batch_tokens:
             raise ValueError("tokens is less than one batch")
         return self
@@ -90,8 +163,8 @@ class Config(config.Config):
         return self.tokens // self.batch_tokens
 
 
-class L0Penalty(config.Config):
-    """Sparsity by price: `sparsity` times the mean L0 (lambda of the paper)."""
+class Price(config.Config):
+    """Sparsity by price: `sparsity` times mean activity (lambda of the papers)."""
 
     sparsity: float
 
@@ -99,6 +172,10 @@ class L0Penalty(config.Config):
     def label(self) -> str:
         """How a Sae's name says it."""
         return f"lambda_{self.sparsity:g}"
+
+    def value(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Return the penalty."""
+        return self.sparsity * l0
 
     def slope(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Return d penalty / d mean L0."""
@@ -116,17 +193,21 @@ class TargetL0(config.Config):
         """How a Sae's name says it."""
         return f"l0_{self.target_l0:g}"
 
+    def value(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Return the penalty."""
+        return self.target_strength * (l0 / self.target_l0 - 1).square()
+
     def slope(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Return d penalty / d mean L0."""
         return (2 * self.target_strength / self.target_l0) * (l0 / self.target_l0 - 1)
 
 
-Penalty = L0Penalty | TargetL0
+Penalty = Price | TargetL0
 
 
-def penalties(config: Config) -> tuple[Penalty, ...]:
-    """List the penalties a recipe asks for, one Sae each."""
-    by_price = tuple(L0Penalty(sparsity=s) for s in config.sparsity)
-    strength = config.target_strength
-    by_target = tuple(TargetL0(target_l0=t, target_strength=strength) for t in config.target_l0)
+def penalties(saes: Saes) -> tuple[Penalty, ...]:
+    """List the penalties a product asks for, one Sae each; of a k, the target is the k."""
+    by_price = tuple(Price(sparsity=s) for s in saes.sparsity)
+    strength = saes.target_strength
+    by_target = tuple(TargetL0(target_l0=t, target_strength=strength) for t in saes.target_l0)
     return by_price or by_target

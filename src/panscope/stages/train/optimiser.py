@@ -1,47 +1,27 @@
-"""Adam with beta1 = 0, and a decoder that stays on the unit sphere (Gemma Scope, section 3.2).
+"""Adam with beta1 = 0 for the small parameters: biases, thresholds, gains, the skip term.
 
-Without momentum Adam keeps one moment instead of two, and a parameter moves by its learning rate
-times gradient over root mean square gradient. The decoder's gradient loses its component along
-each latent's direction before Adam sees it, and the directions are renormalised after the step.
+Without momentum Adam keeps one moment, and a parameter moves by its learning rate times gradient
+over root mean square gradient (Gemma Scope, section 3.2). The large ones, the encoder's and
+decoder's rows, are updated where their gradients are made: in the kernels' `update_`.
 """
 
-import torch
+from collections.abc import Mapping
 
-from panscope.kernels.dense import Parameters
+from torch import Tensor
 
-BETA2 = 0.999
-EPSILON = 1e-8
-
-
-def zero_moments(parameters: Parameters) -> Parameters:
-    """Start the second moments."""
-    return Parameters(*(torch.zeros_like(p) for p in parameters))
+from panscope.kernels.pairs import BETA2, EPSILON
 
 
 def step_(
-    parameters: Parameters,
-    gradients: Parameters,
-    moments: Parameters,
+    parameters: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
     step: int,
-    learning_rate: float,
-    threshold_rate: float,
+    rates: Mapping[str, float],
 ) -> None:
-    """Make one step in place, counted from 0; gradients are consumed."""
-    project_(gradients.w_dec, parameters.w_dec)
-    correction = (1 - BETA2 ** (step + 1)) ** 0.5
-    rates = (*(learning_rate,) * 4, learning_rate * threshold_rate)  # in the order of Parameters
-    for p, g, v, rate in zip(parameters, gradients, moments, rates, strict=True):
-        v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
-        p.addcdiv_(g, v.sqrt().div_(correction).add_(EPSILON), value=-rate)
-    normalise_(parameters.w_dec)
-
-
-def project_(gradient: torch.Tensor, directions: torch.Tensor) -> None:
-    """Remove from each row of `gradient` its component along the same row of unit directions."""
-    along = (gradient * directions).sum(1, keepdim=True)
-    gradient.addcmul_(along, directions, value=-1)
-
-
-def normalise_(directions: torch.Tensor) -> None:
-    """Scale each row to unit norm."""
-    directions.div_(directions.norm(dim=1, keepdim=True))
+    """Move every parameter that has a gradient, in place; `step` counts from 1."""
+    correction = (1 - BETA2**step) ** 0.5
+    for name, gradient in gradients.items():
+        moment = moments[name].mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        size = moment.sqrt().div_(correction).add_(EPSILON)
+        parameters[name].addcdiv_(gradient, size, value=-rates[name])

@@ -1,0 +1,231 @@
+"""Checkpoints: all that training needs to go on, written whole or not at all, checked before use.
+
+    suite/.checkpoints/
+      bank-0/step-00000200.safetensors    the members of a bank after a step; the newest two
+      bank-0.json                         the bank is trained: its files in the suite, its facts
+
+A file is written tensor by tensor, so no second copy of the weights is made, and read by mapping
+it. Its header carries the SHA-256 of the whole file as it is with zeros for the checksum.
+"""
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+from torch import Tensor
+
+from panscope import files
+from panscope.config import Config
+from panscope.errors import ConfigError, Corrupt, PanscopeError
+
+FOLDER = ".checkpoints"
+KEPT = 2
+CHUNK_BYTES = 1 << 24
+NO_CHECKSUM = "0" * 64
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+RESTART = "delete it to train from the start"
+
+Warn = Callable[[str], None]
+
+
+class Header(Config):
+    """What a checkpoint says of itself; safetensors has text only."""
+
+    sha256: str
+    key: str
+    """Names the recipe, the inputs and the bank's Saes."""
+    step: str
+
+
+class Trained(Config):
+    """A bank that is trained and whose Saes are in the suite."""
+
+    key: str
+    facts: tuple[dict[str, Any], ...]
+    files: dict[str, files.FileRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that was read: how many steps were done, and every tensor by name."""
+
+    path: Path
+    step: int
+    state: Mapping[str, Tensor]
+
+
+def write(folder: Path, step: int, key: str, state: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint into a bank's folder and drop all but the newest two."""
+    path = folder / f"step-{step:08d}.safetensors"
+    with _explaining_a_full_disk(path, state), files.replacing(path) as temporary:
+        _stream(temporary, Header(sha256=NO_CHECKSUM, key=key, step=str(step)), state)
+    for old in _newest_first(folder)[KEPT:]:
+        old.unlink()
+
+
+def read(folder: Path, key: str, warn: Warn) -> Checkpoint | None:
+    """Read a bank's newest checkpoint, or the one before if it is damaged; None if there is none.
+
+    Raises Corrupt if all are damaged, ConfigError if another recipe or input wrote it.
+    """
+    clear_leftovers(folder)
+    damaged: list[Path] = []
+    for path in _newest_first(folder):
+        header = _checked(path)
+        if header is None:
+            damaged.append(path)
+            continue
+        _refuse_another(path, header.key, key)
+        for bad in damaged:
+            warn(f"{bad} is damaged and was dropped: going on from step {header.step}")
+            bad.unlink()
+        return Checkpoint(path, int(header.step), _mapped(path))
+    if damaged:
+        names = " and ".join(path.name for path in damaged)
+        raise Corrupt(str(folder), f"{names}: damaged, and there is no other", RESTART)
+    return None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while writing left behind."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+
+
+def mark_trained(suite: Path, bank: int, trained: Trained) -> None:
+    """Note that a bank's Saes are written, then drop its checkpoints."""
+    files.write_json(_record_of(suite, bank), trained.model_dump(mode="json"))
+    if folder_of(suite, bank).is_dir():
+        shutil.rmtree(folder_of(suite, bank))
+
+
+def read_trained(suite: Path, bank: int, key: str, warn: Warn) -> Trained | None:
+    """Return what was noted of a trained bank, or None if it is still (or again) to be trained."""
+    path = _record_of(suite, bank)
+    if not path.is_file():
+        return None
+    try:
+        trained = Trained.model_validate_json(path.read_bytes())
+    except ValidationError:
+        warn(f"{path} is damaged: its Saes are trained again")
+        return None
+    _refuse_another(path, trained.key, key)
+    problems = (files.problem_with(suite / name, r) for name, r in trained.files.items())
+    if problem := next(filter(None, problems), None):
+        warn(f"{problem}. Its bank is trained again.")
+        return None
+    return trained
+
+
+def remove(suite: Path) -> None:
+    """Remove all checkpoints of a suite that is sealed."""
+    if (suite / FOLDER).is_dir():
+        shutil.rmtree(suite / FOLDER)
+
+
+def folder_of(suite: Path, bank: int) -> Path:
+    """Return where a bank's checkpoints lie."""
+    return suite / FOLDER / f"bank-{bank}"
+
+
+def _refuse_another(path: Path, found: str, key: str) -> None:
+    if found != key:
+        what = "was written by another recipe or input, or with its Saes grouped otherwise"
+        raise ConfigError(str(path), what, "choose another output or delete that folder")
+
+
+def _record_of(suite: Path, bank: int) -> Path:
+    return suite / FOLDER / f"bank-{bank}.json"
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def _stream(path: Path, header: Header, state: Mapping[str, Tensor]) -> None:
+    """Write safetensors: the header's length, the header, the tensors one after another."""
+    names = sorted(state, key=lambda name: (-state[name].element_size(), name))  # aligned
+    head = _head(header, {name: state[name] for name in names})
+    hashed = hashlib.sha256(head)
+    with path.open("wb") as file:
+        file.write(head)
+        for name in names:
+            data = state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            hashed.update(data)
+            file.write(data)
+        file.seek(head.index(NO_CHECKSUM.encode()))
+        file.write(hashed.hexdigest().encode())
+
+
+def _head(header: Header, state: Mapping[str, Tensor]) -> bytes:
+    tree: dict[str, Any] = {"__metadata__": header.model_dump()}
+    start = 0
+    for name, tensor in state.items():
+        end = start + tensor.nbytes
+        dtype, shape = DTYPES[tensor.dtype], list(tensor.shape)
+        tree[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _checked(path: Path) -> Header | None:
+    """Compare a checkpoint's bytes with the checksum it carries; None if they differ."""
+    with path.open("rb") as file:
+        length = file.read(8)
+        if int.from_bytes(length, "little") > path.stat().st_size:
+            return None
+        text = file.read(int.from_bytes(length, "little"))
+        try:
+            header = Header.model_validate(json.loads(text)["__metadata__"])
+        except (ValueError, KeyError, TypeError):  # of JSON, UTF-8 and pydantic; no such key
+            return None
+        hashed = hashlib.sha256(length)
+        hashed.update(text.replace(header.sha256.encode(), NO_CHECKSUM.encode(), 1))
+        while chunk := file.read(CHUNK_BYTES):
+            hashed.update(chunk)
+    return header if hashed.hexdigest() == header.sha256 else None
+
+
+def _mapped(path: Path) -> dict[str, Tensor]:
+    """Map the tensors of a checkpoint; their bytes are read when they are copied."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _explaining_a_full_disk(path: Path, state: Mapping[str, Tensor]) -> Iterator[None]:
+    """Say how much room a checkpoint wanted and how much there is."""
+    try:
+        yield
+    except PanscopeError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        wanted = sum(tensor.nbytes for tensor in state.values()) / 1e6
+        there = next(folder for folder in path.parents if folder.is_dir())
+        free = shutil.disk_usage(there).free / 1e6
+        found = f"the disk is full ({wanted:,.1f} MB wanted, {free:,.1f} MB free)"
+        do = "make room there; the same command goes on from the last checkpoint"
+        raise PanscopeError(str(path), found, do) from cause

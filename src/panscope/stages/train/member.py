@@ -1,0 +1,230 @@
+"""A Sae in training: its parameters and one step of them.
+
+A step has one dense product at most, in `encode`; everything after it is on the pairs that were
+kept. Inputs have unit mean square norm; `scales` is what raw activations were divided by.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from panscope.axes import Activations
+from panscope.kernels.bodies import body_for
+from panscope.kernels.pairs import Body, Decoder, Encoder, Pairs, PerLatent, PerPair, Residual, Rows
+from panscope.sae.sae import Sae, fold
+from panscope.stages.train import optimiser
+from panscope.stages.train.architectures import Active, Architecture, Backward, Vectors
+from panscope.stages.train.gradient import Gradient, pulled_up, rebuilding
+from panscope.stages.train.meter import Meter
+from panscope.stages.train.objective import Config
+from panscope.stages.train.sweep import Spec
+
+Target = Float[Tensor, "tokens d_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """What brings a Sae's raw activations to unit mean square norm, site by site."""
+
+    read: Float[Tensor, " d_in"]
+    written: Float[Tensor, " d_out"]
+    variance: float
+    """Of the scaled target, summed over dimensions: the denominator of FVU."""
+
+
+@dataclass(slots=True)
+class Member:
+    """A Sae in training."""
+
+    spec: Spec
+    config: Config
+    row: Architecture
+    scales: Scales
+    rows: Rows
+    vectors: Vectors
+    """The architecture's own, `b_dec`, and `skip` if there is one."""
+    moments: Vectors
+    meter: Meter
+    density: float = field(default=1.0)
+    """Share of pre-activations kept in the last step; it chooses the body of the next."""
+
+    @classmethod
+    def begin(cls, spec: Spec, config: Config, scales: Scales) -> Self:
+        """Make a member at step 0, on the device of its scales."""
+        device = scales.read.device
+        row = spec.architecture(config)
+        vectors = row.vectors(spec.width) | _vectors(spec, scales)
+        vectors = {name: vector.to(device) for name, vector in vectors.items()}
+        w_enc, w_dec = initial(spec, len(scales.read), len(scales.written))
+        return cls(
+            spec=spec,
+            config=config,
+            row=row,
+            scales=scales,
+            rows=Rows.begin(w_enc.to(device), w_dec.to(device)),
+            vectors=vectors,
+            moments={name: torch.zeros_like(vector) for name, vector in vectors.items()},
+            meter=Meter.begin(spec.width, scales.variance, device),
+        )
+
+    def step_(self, x: Activations, target: Target, step: int) -> None:
+        """Train on one batch of scaled activations; `step` counts from 0."""
+        body = body_for(x.device, self.density)
+        centred = x - self.vectors["b_dec"] if self.spec.centres else x
+        gradient = self.gradient(body, x, centred, target, step)
+        self._move_(body, centred, gradient, step)
+
+    def gradient(
+        self, body: Body, x: Activations, centred: Activations, target: Target, step: int
+    ) -> Gradient:
+        """Return the gradient of one batch, and measure; `centred` is what the encoder reads."""
+        active = self._encode(body, centred)
+        counts = active.pairs.by_latent((active.f != 0).to(x.dtype))
+        cost, penalty = self._cost(active, counts, self.config.schedule.sparsity_at(step))
+        made = self._backward(body, active, self._wanted(x, target), cost)
+        gradient = self._revived(body, centred, active, made)
+        self.density = active.pairs.density
+        self.meter.add_(counts, made.residual.squared, penalty, len(x))
+        return replace(gradient, vectors=gradient.vectors | self._of_output(gradient, x))
+
+    def _encode(self, body: Body, x: Activations) -> Active:
+        def select(b_enc: PerLatent, floor: PerLatent, tokens: Tensor | None) -> Pairs:
+            if tokens is None:
+                return body.encode(x, self.rows.w_enc, b_enc, floor)
+            pairs = body.encode(x[tokens], self.rows.w_enc, b_enc, floor)
+            return pairs.among(tokens, len(x))
+
+        return self.row.encode(select, self.vectors)
+
+    def _cost(
+        self, active: Active, counts: PerLatent, share: float
+    ) -> tuple[PerLatent, Float[Tensor, ""]]:
+        """Return d penalty / d mean activity of each latent, and the penalty."""
+        activity = self.row.activity(active, counts)
+        if activity is None:
+            return torch.zeros_like(counts), counts.new_zeros(())
+        frequency, n_tokens = self.spec.saes.frequency, active.pairs.n_tokens
+        mean, often = activity.sum() / n_tokens, counts / n_tokens
+        pressed = often * (frequency.strength / frequency.scale)
+        cost = self.spec.penalty.slope(mean) + 2 * pressed
+        return share * cost, share * (self.spec.penalty.value(mean) + (pressed * often).sum())
+
+    def _wanted(self, x: Activations, target: Target) -> Target:
+        """Return what the decoder's rows must sum to."""
+        wanted = target - self.vectors["b_dec"]
+        return wanted.addmm_(x, self.vectors["skip"].T, alpha=-1) if self._skips else wanted
+
+    @property
+    def _skips(self) -> bool:
+        return "skip" in self.vectors
+
+    def _backward(self, body: Body, active: Active, wanted: Target, cost: PerLatent) -> Backward:
+        def decode(f: PerPair) -> Residual:
+            return body.residual(active.pairs, f, self.rows.w_dec, wanted, self.spec.bounds)
+
+        return self.row.backward(active, decode, self.vectors, cost)
+
+    def _revived(self, body: Body, x: Activations, active: Active, made: Backward) -> Gradient:
+        """Gather the gradient, with what dead latents get."""
+        gradient = Gradient.of(active, made, self.spec.bounds)
+        revive = self.spec.saes.revive
+        dead = self.meter.idle_tokens >= revive.dead_after_tokens
+        if "threshold" in self.vectors and revive.preact_strength:
+            return pulled_up(gradient, active, dead, revive.preact_strength)
+        if self.spec.takes_k and revive.aux_strength:
+            left_over = made.residual.error[-1] * (-len(x) / 2)
+            ends = (self.rows, self.vectors["b_enc"], dead, left_over)
+            return rebuilding(gradient, body, x, *ends, revive.aux_strength, revive.aux_k)
+        return gradient
+
+    def _of_output(self, gradient: Gradient, x: Activations) -> Vectors:
+        """Return the gradients of `b_dec`, through the encoder too where that centres, and skip."""
+        error = gradient.error[: len(x)]
+        through = gradient.slopes @ self.rows.w_enc if self.spec.centres else 0
+        skip = {"skip": error.T @ x} if self._skips else {}
+        return {"b_dec": error.sum(0) - through, **skip}
+
+    def _move_(self, body: Body, x: Activations, gradient: Gradient, step: int) -> None:
+        """Move all parameters; `x` is what the encoder read."""
+        rate = self.spec.learning_rate
+        rate *= self.config.schedule.share_of_rate_at(step, self.config.n_steps)
+        rates = dict.fromkeys(gradient.vectors, rate)
+        if "threshold" in rates:
+            rates["threshold"] *= self.config.threshold.rate
+        optimiser.step_(self.vectors, gradient.vectors, self.moments, step + 1, rates)
+        if "threshold" in rates:
+            self.vectors["threshold"].clamp_min_(0)
+        ends = (gradient.hits, x, gradient.error, gradient.everywhere)
+        body.update_(*ends, self.rows, step + 1, rate)
+
+    def read(self) -> dict[str, float]:
+        """Return the metrics since the last reading, for the host."""
+        found = self.meter.read(self.spec.saes.revive.dead_after_tokens)
+        if "threshold" in self.vectors:
+            found["threshold_mean"] = float(self.vectors["threshold"].mean())
+        return found
+
+    def sae(self) -> Sae:
+        """Fold scales, gain and pre-encoder bias away and return the Sae."""
+        folded, b_dec = self.row.folded(self.vectors), self.vectors["b_dec"]
+        w_enc, b_enc = self.rows.w_enc, folded.b_enc
+        if folded.gain is not None:
+            w_enc = folded.gain[:, None] * w_enc
+        if self.spec.centres:
+            b_enc = b_enc - w_enc @ b_dec
+        trained = Sae(
+            w_enc=w_enc.T,
+            b_enc=b_enc,
+            w_dec=self.rows.w_dec,
+            b_dec=b_dec,
+            threshold=folded.threshold,
+            reads=self.spec.reads,
+            writes=self.spec.writes,
+            k=folded.k,
+            skip=self.vectors.get("skip"),
+        )
+        return fold(trained, self.scales.read, self.scales.written)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything a checkpoint must hold, by name."""
+        rows = {
+            name: getattr(self.rows, name) for name in ("w_enc", "w_dec", "v_enc", "v_dec", "seen")
+        }
+        moments = {f"{name}:moment": moment for name, moment in self.moments.items()}
+        density = {"density": torch.tensor(self.density, dtype=torch.float64)}
+        parts = {**rows, **self.vectors, **moments, **self.meter.state(), **density}
+        return {f"{self.spec.sae}:{name}": tensor for name, tensor in parts.items()}
+
+    def load_(self, state: Mapping[str, Tensor]) -> None:
+        """Take a checkpoint's tensors."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        self.density = float(state[f"{self.spec.sae}:density"])
+
+
+def _vectors(spec: Spec, scales: Scales) -> Vectors:
+    """Return the vectors that every architecture has, at step 0."""
+    d_in, d_out = len(scales.read), len(scales.written)
+    skip = {"skip": torch.zeros(d_out, d_in)} if spec.saes.kind == "skip_transcoder" else {}
+    return {"b_dec": torch.zeros(d_out), **skip}
+
+
+def initial(spec: Spec, d_in: int, d_out: int) -> tuple[Encoder, Decoder]:
+    """Draw rows He-uniform and bring them to unit norm; an autoencoder starts with both equal.
+
+    A transcoder's encoder is drawn by itself (Gemma Scope, appendix C).
+    """
+    generator = torch.Generator().manual_seed(spec.seed)
+    w_dec = _unit_rows(spec.width, d_out, generator)
+    return (w_dec.clone() if spec.centres else _unit_rows(spec.width, d_in, generator)), w_dec
+
+
+def _unit_rows(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
+    bound = math.sqrt(6 / d)
+    rows = torch.empty(n, d).uniform_(-bound, bound, generator=generator)
+    return rows.div_(rows.norm(dim=1, keepdim=True))
