@@ -28,7 +28,9 @@ def member(**changes: object) -> Member:
     )
     (spec,) = specs(settings, 2)
     d_in, d_out = (D * len(ends) for ends in (spec.reads, spec.writes))
-    made = Member.begin(spec, settings, Scales(torch.ones(d_in), torch.ones(d_out), 1.0))
+    made = Member.begin(
+        spec, settings, Scales(torch.ones(d_in), torch.ones(d_out), torch.zeros(d_out), 1.0)
+    )
     draw = torch.Generator().manual_seed(3)
     for name in ("w_enc", "w_dec"):
         weight = getattr(made.rows, name)

@@ -12,12 +12,23 @@ from torch import Tensor
 from panscope.errors import ConfigError
 from panscope.events import Event, Finished, silent
 from panscope.kernels import bodies, cpu, dense
+from panscope.kernels.pairs import BETA2, EPSILON
+from panscope.launch import read_recipe
 from panscope.sae.sae import WEIGHTS
 from panscope.sae.suite import Suite
 from panscope.sites import Site
 from panscope.stages import train
-from panscope.stages.train import bank, member, optimiser, sweep
-from panscope.stages.train.objective import Config, Frequency, Saes, Schedule, Threshold
+from panscope.stages.train import bank, course, member, optimiser, sweep
+from panscope.stages.train.course import Course
+from panscope.stages.train.objective import (
+    Config,
+    Frequency,
+    Price,
+    Saes,
+    Schedule,
+    TargetL0,
+    Threshold,
+)
 
 SITES = (Site("resid_post", 0), Site("mlp_out", 1))
 D_IN, N_TRUE = 12, 30
@@ -46,7 +57,7 @@ def config(**changes: object) -> Config:
         "sites": tuple(map(str, SITES)),
         "widths": (48,),
         "target_l0": (3.0,),
-        "tokens": 400 * 256,
+        "tokens": 250 * 256,
         "batch_tokens": 256,
         "checkpoint_steps": 100,
         "schedule": Schedule(
@@ -73,23 +84,56 @@ def assert_equal_weights(one: Suite, other: Suite) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_the_defaults_are_the_papers_numbers():
-    defaults = Config(sparsity=(6e-4,))
-    assert (defaults.schedule.learning_rate, defaults.schedule.warmup_steps) == (7e-5, 1000)
-    assert defaults.schedule.sparsity_warmup_steps == 10_000
-    assert (defaults.threshold.initial, defaults.threshold.bandwidth) == (0.001, 0.001)
-    assert (defaults.batch_tokens, defaults.tokens) == (4096, 4_000_000_000)
-    assert (optimiser.BETA2, optimiser.EPSILON) == (0.999, 1e-8)
+def test_gemma_scopes_recipe_has_the_papers_numbers():
+    recipe = read_recipe("gemma_scope_1").train
+    assert recipe.schedule == Schedule(
+        learning_rate=7e-5, warmup_steps=1000, decay_share=0.0, sparsity_warmup_steps=10_000
+    )
+    assert recipe.threshold == Threshold(initial=0.001, bandwidth=0.001, rate=1.0)
+    assert (recipe.batch_tokens, recipe.tokens, recipe.bias) == (4096, 4_000_000_000, "zero")
+    assert (BETA2, EPSILON) == (0.999, 1e-8)
+    assert read_recipe("gemma_scope_2").train.schedule.sparsity_warmup_steps == 50_000
+
+
+def test_what_a_recipe_leaves_open_follows_from_its_length():
+    def of(n_steps: int, d_in: int, **schedule: float) -> Course:
+        settings = config(schedule=Schedule(**schedule), tokens=n_steps * 256)
+        return course.course(settings, d_in)
+
+    long, short = of(10**6, 2304), of(100, 64)
+    assert long.learning_rate == pytest.approx(7e-5, rel=0.05)
+    assert (long.warmup_steps, long.sparsity_warmup_steps) == (1000, 10_000)
+    assert short.learning_rate == course.MOST / 8
+    assert short.warmup_steps + short.sparsity_warmup_steps < 100 / 2
+    given = of(100, 64, learning_rate=0.5, decay_share=0.0)
+    assert (given.learning_rate, given.decay_share) == (0.5, 0)
+    assert course.thresholds(Threshold(initial=0.5, bandwidth=0.2), 64, 512, 1.0) == (0.5, 0.2)
+
+
+def test_a_targets_penalty_grows_geometrically_and_a_prices_linearly():
+    target, price = TargetL0(target_l0=10.0, target_strength=1.0), Price(sparsity=0.1)
+    shares = [target.share_at(progress) for progress in (0.0, 0.5, 1.0)]
+    assert shares == pytest.approx([1e-4, 1e-2, 1])
+    assert [price.share_at(progress) for progress in (0.0, 0.5, 1.0)] == [0, 0.5, 1]
+
+
+def test_thresholds_start_where_an_untrained_sae_rebuilds_the_right_size():
+    x = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0)) / 8
+    settings = config(sites=("resid_post.0",), widths=(512,), threshold=Threshold())
+    specs = sweep.specs(settings, LAYERS)
+    (made,) = bank.begin(settings, specs, [{SITES[0]: x}]).members
+    rebuilt = made.sae().rebuild(x)
+    assert float((rebuilt * x).sum() / x.square().sum()) == pytest.approx(1, abs=0.05)
 
 
 def test_schedules_begin_and_end_where_they_should():
-    schedule = Schedule()
-    assert schedule.share_of_rate_at(0, 10**6) == pytest.approx(0.1)
-    assert schedule.share_of_rate_at(500, 10**6) == pytest.approx(0.55)
-    assert schedule.share_of_rate_at(1000, 10**6) == schedule.share_of_rate_at(10**6 - 1, 10**6)
-    assert [schedule.sparsity_at(t) for t in (0, 5000, 10_000, 20_000)] == [0, 0.5, 1, 1]
-    falling = Schedule(decay_share=0.5, warmup_steps=0)
-    assert falling.share_of_rate_at(75, 100) == pytest.approx(1 / 2)
+    paper = Course(10**6, 7e-5, 1000, 0.0, 10_000)
+    assert paper.share_of_rate_at(0) == pytest.approx(0.1)
+    assert paper.share_of_rate_at(500) == pytest.approx(0.55)
+    assert paper.share_of_rate_at(1000) == paper.share_of_rate_at(10**6 - 1) == 1
+    assert [paper.warmed_at(t) for t in (0, 5000, 10_000, 20_000)] == [0, 0.5, 1, 1]
+    falling = Course(100, 7e-5, 0, 0.5, 0)
+    assert falling.share_of_rate_at(75) == pytest.approx(1 / 2)
 
 
 def begun(settings: Config) -> bank.Bank:
@@ -97,12 +141,15 @@ def begun(settings: Config) -> bank.Bank:
 
 
 def test_a_sae_begins_as_the_paper_says():
-    made = begun(config(threshold=Threshold())).members[0]
+    made = begun(config(threshold=Threshold(initial=0.001), bias="zero")).members[0]
     assert torch.equal(made.rows.w_enc, made.rows.w_dec)
     torch.testing.assert_close(made.rows.w_dec.norm(dim=1), torch.ones(48))
     torch.testing.assert_close(made.vectors["threshold"], torch.full((48,), 0.001))
     assert not made.vectors["b_enc"].any()
     assert not made.vectors["b_dec"].any()
+    centred = begun(config()).members[0]
+    x = next(batches_from(0))[SITES[0]]
+    torch.testing.assert_close(centred.vectors["b_dec"], x.mean(0) / bank.scale_of(x))
 
 
 def test_a_transcoders_encoder_is_drawn_by_itself():
@@ -159,7 +206,7 @@ def test_native_and_dense_bodies_train_alike(
     gentle = Schedule(learning_rate=5e-4, warmup_steps=20, sparsity_warmup_steps=50)
     settings, steps = config(**({"schedule": gentle} | changes)), 40 if changes else 200
     native = after(settings, steps)
-    monkeypatch.setattr(member, "body_for", lambda device, density: dense)
+    monkeypatch.setattr(member, "body_for", lambda x, density: dense)
     plain = after(settings, steps)
     for name, value in plain.items():
         if name.endswith((":w_enc", ":w_dec", ":threshold", ":b_dec")):
@@ -172,7 +219,7 @@ def test_changing_the_body_on_the_way_leaves_no_jump(monkeypatch: pytest.MonkeyP
     settings = config()
     expected = after(settings, 60)
     chosen = itertools.cycle([cpu, dense])
-    monkeypatch.setattr(member, "body_for", lambda device, density: next(chosen))
+    monkeypatch.setattr(member, "body_for", lambda x, density: next(chosen))
     mixed = after(settings, 60)
     for name, value in expected.items():
         if name.endswith((":w_enc", ":w_dec", ":threshold")):
@@ -180,9 +227,10 @@ def test_changing_the_body_on_the_way_leaves_no_jump(monkeypatch: pytest.MonkeyP
 
 
 def test_dense_codes_choose_the_dense_body():
-    device = torch.device("cpu")
-    assert bodies.body_for(device, 0.5) is dense
-    assert bodies.body_for(device, 0.01) is (cpu if cpu.available() else dense)
+    x = torch.zeros(2, 3)
+    assert bodies.body_for(x, 0.5) is dense
+    assert bodies.body_for(x, 0.01) is (cpu if cpu.available() else dense)
+    assert bodies.body_for(x.double(), 0.01) is dense
 
 
 def test_a_mixed_bank_equals_each_alone(tmp_path: Path):

@@ -71,8 +71,9 @@ def encode(x: Activations, w_enc: Encoder, b_enc: PerLatent, floor: PerLatent) -
 def _encode(x: Activations, w_enc: Encoder, b_enc: PerLatent, floor: PerLatent) -> Pairs:
     n_tokens, d = x.shape
     x_halves, w_halves = halves(x), halves(w_enc)
-    # What the product must exceed, less the rounding of this difference and of z's own sum.
-    reach = floor - b_enc - 2.0**-22 * (floor.abs() + b_enc.abs())
+    # Rounding keeps order, so dot + b > floor only where dot > floor - b; that this difference is
+    # itself rounded is within the slack of the screen.
+    reach = floor - b_enc
     room = _room(_candidates.get(w_enc.data_ptr(), FIRST_GUESS) * n_tokens)
     while True:
         candidates = screen(x_halves, w_halves, reach, room, d)

@@ -48,7 +48,7 @@ class Sae:
 
     def pairs(self, x: Activations) -> Pairs:
         """Return the active latents of each token, by the fastest body there is."""
-        body = body_for(x.device)
+        body = body_for(x)
         pairs = body.encode(x, self.w_enc.T.contiguous(), self.b_enc, self.threshold)
         return pairs if self.k is None else pairs.largest(self.k)
 

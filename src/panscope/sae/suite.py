@@ -1,11 +1,12 @@
 """Suite: a folder of Saes with one manifest.
 
     suite/
-      manifest.json                       facts: `saes`, one object a Sae
-      <site>/<name>/sae.safetensors       w_enc b_enc w_dec b_dec threshold, maybe skip; float32, folded
-      <site>/<name>/sae.json              kind, k, width, the sites it reads and writes
+      manifest.json                     facts: `saes`, one object a Sae
+      <site>/<name>/sae.safetensors     w_enc b_enc w_dec b_dec threshold, perhaps skip; folded
+      <site>/<name>/sae.json            kind, k, width, the sites it reads and writes
 
-A Sae's id is `<site>/<name>`, the site being the first that it writes. What evaluation measures is added to the manifest's facts.
+A Sae's id is `<site>/<name>`, the site being the first that it writes. Weights are float32. What
+evaluation measures is added to the manifest's facts.
 """
 
 import json

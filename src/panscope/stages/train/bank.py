@@ -75,8 +75,9 @@ def _joined(batch: Batch, sites: tuple[Site, ...]) -> Activations:
 
 def _scales(spec: Spec, x_at: Batch) -> Scales:
     read, written = (torch.cat([_scale(x_at[site]) for site in ends]) for ends in _ends(spec))
-    target = _joined(x_at, spec.writes) / written
-    return Scales(read, written, float(target.double().var(0, correction=0).sum()))
+    target = (_joined(x_at, spec.writes) / written).double()
+    variance = float(target.var(0, correction=0).sum())
+    return Scales(read, written, target.mean(0).float(), variance)
 
 
 def _scale(x: Activations) -> Float[Tensor, " d_in"]:

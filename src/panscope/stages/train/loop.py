@@ -169,7 +169,7 @@ class Pass:
         self.emit(Advanced(STAGE, (before + done) * size, {**means, **pace.read(done, size)}))
         for member in members.members:
             reading = Reading(done, n_tokens, saes[member.spec.sae])
-            for sentence in self.watch.new(Aim.of(member.spec, self.config), reading):
+            for sentence in self.watch.new(Aim.of(member.spec, member.course), reading):
                 self.warn(sentence)
 
     def _save(self, members: bank.Bank, done: int) -> None:
@@ -229,10 +229,13 @@ class Pass:
 
 
 def _facts(member: Member, config: Config) -> dict[str, object]:
-    """Say what the manifest holds of a Sae; its scale is a mean if it reads several sites."""
-    scale = float(member.scales.read.double().square().mean().sqrt())
-    tokens = config.n_steps * config.batch_tokens
-    return {**member.spec.facts(), "scale": scale, "trained_tokens": tokens}
+    """Say what the manifest holds of a Sae; its scale is the unit of its latents."""
+    return {
+        **member.spec.facts(),
+        "learning_rate": member.course.learning_rate,
+        "scale": float(member.scales.written.double().square().mean().sqrt()),
+        "trained_tokens": config.n_steps * config.batch_tokens,
+    }
 
 
 def _record(path: Path) -> files.FileRecord:

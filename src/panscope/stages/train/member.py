@@ -19,20 +19,23 @@ from panscope.kernels.pairs import Body, Decoder, Encoder, Pairs, PerLatent, Per
 from panscope.sae.sae import Sae, fold
 from panscope.stages.train import optimiser
 from panscope.stages.train.architectures import Active, Architecture, Backward, Vectors
+from panscope.stages.train.course import Course, course
 from panscope.stages.train.gradient import Gradient, pulled_up, rebuilding
 from panscope.stages.train.meter import Meter
 from panscope.stages.train.objective import Config
 from panscope.stages.train.sweep import Spec
 
 Target = Float[Tensor, "tokens d_out"]
+TENTHS = torch.tensor([0.1, 0.5, 0.9])
 
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """What brings a Sae's raw activations to unit mean square norm, site by site."""
+    """What brings a Sae's raw activations to unit mean square norm, and the target's moments."""
 
     read: Float[Tensor, " d_in"]
     written: Float[Tensor, " d_out"]
+    mean: Float[Tensor, " d_out"]
     variance: float
     """Of the scaled target, summed over dimensions: the denominator of FVU."""
 
@@ -43,6 +46,7 @@ class Member:
 
     spec: Spec
     config: Config
+    course: Course
     row: Architecture
     scales: Scales
     rows: Rows
@@ -57,13 +61,15 @@ class Member:
     def begin(cls, spec: Spec, config: Config, scales: Scales) -> Self:
         """Make a member at step 0, on the device of its scales."""
         device = scales.read.device
-        row = spec.architecture(config)
-        vectors = row.vectors(spec.width) | _vectors(spec, scales)
+        seen = scales.variance if spec.centres else 1.0  # of what the encoder reads
+        row = spec.architecture(config, len(scales.read), seen)
+        vectors = row.vectors(spec.width) | _vectors(spec, config, scales)
         vectors = {name: vector.to(device) for name, vector in vectors.items()}
         w_enc, w_dec = initial(spec, len(scales.read), len(scales.written))
         return cls(
             spec=spec,
             config=config,
+            course=course(config, len(scales.read), spec.learning_rate),
             row=row,
             scales=scales,
             rows=Rows.begin(w_enc.to(device), w_dec.to(device)),
@@ -74,7 +80,7 @@ class Member:
 
     def step_(self, x: Activations, target: Target, step: int) -> None:
         """Train on one batch of scaled activations; `step` counts from 0."""
-        body = body_for(x.device, self.density)
+        body = body_for(x, self.density)
         centred = x - self.vectors["b_dec"] if self.spec.centres else x
         gradient = self.gradient(body, x, centred, target, step)
         self._move_(body, centred, gradient, step)
@@ -85,7 +91,7 @@ class Member:
         """Return the gradient of one batch, and measure; `centred` is what the encoder reads."""
         active = self._encode(body, centred)
         counts = active.pairs.by_latent((active.f != 0).to(x.dtype))
-        cost, penalty = self._cost(active, counts, self.config.schedule.sparsity_at(step))
+        cost, penalty = self._cost(active, counts, self.course.warmed_at(step))
         made = self._backward(body, active, self._wanted(x, target), cost)
         gradient = self._revived(body, centred, active, made)
         self.density = active.pairs.density
@@ -102,7 +108,7 @@ class Member:
         return self.row.encode(select, self.vectors)
 
     def _cost(
-        self, active: Active, counts: PerLatent, share: float
+        self, active: Active, counts: PerLatent, warmed: float
     ) -> tuple[PerLatent, Float[Tensor, ""]]:
         """Return d penalty / d mean activity of each latent, and the penalty."""
         activity = self.row.activity(active, counts)
@@ -112,6 +118,7 @@ class Member:
         mean, often = activity.sum() / n_tokens, counts / n_tokens
         pressed = often * (frequency.strength / frequency.scale)
         cost = self.spec.penalty.slope(mean) + 2 * pressed
+        share = self.spec.penalty.share_at(warmed)
         return share * cost, share * (self.spec.penalty.value(mean) + (pressed * often).sum())
 
     def _wanted(self, x: Activations, target: Target) -> Target:
@@ -151,8 +158,7 @@ class Member:
 
     def _move_(self, body: Body, x: Activations, gradient: Gradient, step: int) -> None:
         """Move all parameters; `x` is what the encoder read."""
-        rate = self.spec.learning_rate
-        rate *= self.config.schedule.share_of_rate_at(step, self.config.n_steps)
+        rate = self.course.learning_rate * self.course.share_of_rate_at(step)
         rates = dict.fromkeys(gradient.vectors, rate)
         if "threshold" in rates:
             rates["threshold"] *= self.config.threshold.rate
@@ -165,8 +171,14 @@ class Member:
     def read(self) -> dict[str, float]:
         """Return the metrics since the last reading, for the host."""
         found = self.meter.read(self.spec.saes.revive.dead_after_tokens)
+        rows = self.rows
+        found["encoder_norm"] = float(rows.w_enc.norm(dim=1).mean())
+        if rows.w_enc.shape == rows.w_dec.shape:
+            alignment = torch.cosine_similarity(rows.w_enc, rows.w_dec, dim=1)
+            found["encoder_decoder_cosine"] = float(alignment.mean())
         if "threshold" in self.vectors:
-            found["threshold_mean"] = float(self.vectors["threshold"].mean())
+            low, middle, high = self.vectors["threshold"].quantile(TENTHS.to(rows.w_enc)).tolist()
+            found |= {"threshold_p10": low, "threshold_p50": middle, "threshold_p90": high}
         return found
 
     def sae(self) -> Sae:
@@ -207,11 +219,12 @@ class Member:
         self.density = float(state[f"{self.spec.sae}:density"])
 
 
-def _vectors(spec: Spec, scales: Scales) -> Vectors:
+def _vectors(spec: Spec, config: Config, scales: Scales) -> Vectors:
     """Return the vectors that every architecture has, at step 0."""
     d_in, d_out = len(scales.read), len(scales.written)
+    b_dec = scales.mean.clone() if config.bias == "mean" else torch.zeros(d_out)
     skip = {"skip": torch.zeros(d_out, d_in)} if spec.saes.kind == "skip_transcoder" else {}
-    return {"b_dec": torch.zeros(d_out), **skip}
+    return {"b_dec": b_dec, **skip}
 
 
 def initial(spec: Spec, d_in: int, d_out: int) -> tuple[Encoder, Decoder]:

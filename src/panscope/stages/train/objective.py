@@ -7,7 +7,6 @@ the threshold, the target-L0 penalty (JumpReLU paper, arXiv:2407.14435), the fre
 and Matryoshka prefixes (Gemma Scope 2), and the loss that revives dead latents.
 """
 
-import math
 from typing import Annotated, Literal
 
 from jaxtyping import Float
@@ -30,24 +29,14 @@ ArchitectureName = Literal["jumprelu", "relu", "gated", "topk", "batch_topk"]
 class Schedule(config.Config):
     """How the learning rate and the sparsity penalty change over the steps."""
 
-    learning_rate: Positive = 7e-5
-    warmup_steps: Steps = 1000
+    learning_rate: Positive | None = None
+    """None follows the rule of `rules.py`, as every None here does."""
+    warmup_steps: Steps | None = None
     """Cosine from a tenth of the rate to the whole of it."""
-    decay_share: Share = 0.0
+    decay_share: Share | None = None
     """The last share of all steps over which the rate falls linearly to nothing."""
-    sparsity_warmup_steps: Steps = 10_000
-    """Linear, from no penalty to the whole of it."""
-
-    def share_of_rate_at(self, step: int, n_steps: int) -> float:
-        """Return the share of the learning rate that applies at a step, counted from 0."""
-        warm = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
-        rise = 0.1 + 0.9 * 0.5 * (1 - math.cos(math.pi * warm))
-        left = (n_steps - step) / (self.decay_share * n_steps) if self.decay_share else 1.0
-        return rise * min(1.0, left)
-
-    def sparsity_at(self, step: int) -> float:
-        """Return the share of the penalty that applies at a step."""
-        return min(1.0, step / self.sparsity_warmup_steps) if self.sparsity_warmup_steps else 1.0
+    sparsity_warmup_steps: Steps | None = None
+    """From hardly any penalty to the whole of it: linear for a price, geometric for a target."""
 
 
 class Threshold(config.Config):
@@ -56,8 +45,8 @@ class Threshold(config.Config):
     In units of the input's root mean square norm, which is 1 in training.
     """
 
-    initial: Positive = 0.001
-    bandwidth: Positive = 0.001
+    initial: Positive | None = None
+    bandwidth: Positive | None = None
     rate: Positive = 1.0
     """The thresholds' learning rate as a multiple of the common one."""
 
@@ -146,6 +135,8 @@ class Config(Saes):
     batch_tokens: Count = 4096
     schedule: Schedule = Schedule()
     threshold: Threshold = Threshold()
+    bias: Literal["mean", "zero"] = "mean"
+    """Where `b_dec` starts: at the mean of the stream's first batches, or at 0 (Gemma Scope)."""
     checkpoint_steps: Count = 200
     memory_gb: Positive | None = None
     """What the Saes trained together may take; none for half of the memory there is. A product that
@@ -173,13 +164,17 @@ class Price(config.Config):
         """How a Sae's name says it."""
         return f"lambda_{self.sparsity:g}"
 
-    def value(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    def value(self, activity: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Return the penalty."""
-        return self.sparsity * l0
+        return self.sparsity * activity
 
-    def slope(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Return d penalty / d mean L0."""
-        return l0.new_full((), self.sparsity)
+    def slope(self, activity: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Return d penalty / d mean activity."""
+        return activity.new_full((), self.sparsity)
+
+    def share_at(self, progress: float) -> float:
+        """Return the share that applies at some progress of the warm-up: linear."""
+        return progress
 
 
 class TargetL0(config.Config):
@@ -200,6 +195,15 @@ class TargetL0(config.Config):
     def slope(self, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """Return d penalty / d mean L0."""
         return (2 * self.target_strength / self.target_l0) * (l0 / self.target_l0 - 1)
+
+    def share_at(self, progress: float) -> float:
+        """Return the share that applies at some progress of the warm-up: geometric, from 1e-4.
+
+        Untrained codes are several times too dense. A linear warm-up would press on them a hundred
+        times harder than the target needs in the end: latents die, and Adam, which remembers the
+        size of a thousand gradients, moves thresholds too little afterwards.
+        """
+        return 1e-4 ** (1 - progress)
 
 
 Penalty = Price | TargetL0

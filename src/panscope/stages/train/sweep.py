@@ -20,6 +20,7 @@ from panscope.stages.train.architectures import (
     ReLU,
     TopK,
 )
+from panscope.stages.train.course import thresholds
 from panscope.stages.train.objective import Config, Penalty, Saes, penalties
 
 FLOAT_BYTES = 4
@@ -35,7 +36,8 @@ class Spec:
     writes: tuple[Site, ...]
     width: int
     penalty: Penalty
-    learning_rate: float
+    learning_rate: float | None
+    """None for the schedule's, or its rule."""
     seed: int
     saes: Saes
     """The product it comes from, for what all its Saes share."""
@@ -59,7 +61,7 @@ class Spec:
             f"w{self.width}",
             self.penalty.label,
             "matryoshka" if self.saes.prefixes else "",
-            f"lr_{self.learning_rate:g}" if self.saes.learning_rates else "",
+            f"lr_{self.learning_rate:g}" if self.learning_rate else "",
             f"s{self.seed}",
         ]
         return "_".join(part for part in parts if part)
@@ -79,12 +81,12 @@ class Spec:
         """Whether its sparsity is a k rather than a penalty."""
         return self.saes.architecture in ("topk", "batch_topk")
 
-    def architecture(self, config: Config) -> Architecture:
-        """Return its row of the table of architectures."""
+    def architecture(self, config: Config, d_in: int, variance: float) -> Architecture:
+        """Return its row of the table of architectures, for inputs of this size and variance."""
         k = int(getattr(self.penalty, "target_l0", 0))
         match self.saes.architecture:
             case "jumprelu":
-                return JumpReLU(config.threshold.initial, config.threshold.bandwidth)
+                return JumpReLU(*thresholds(config.threshold, d_in, self.width, variance))
             case "relu":
                 return ReLU()
             case "gated":
@@ -106,7 +108,6 @@ class Spec:
             "width": self.width,
             **self.penalty.model_dump(),
             "prefixes": list(self.saes.prefixes),
-            "learning_rate": self.learning_rate,
             "seed": self.seed,
         }
 
@@ -131,7 +132,7 @@ def sites_of(specs: Sequence[Spec]) -> tuple[Site, ...]:
 
 
 def _product(saes: Saes, config: Config, n_layers: int) -> list[Spec]:
-    rates = saes.learning_rates or (config.schedule.learning_rate,)
+    rates = saes.learning_rates or (None,)
     ends = _ends(saes, n_layers)
     product = itertools.product(ends, saes.widths, penalties(saes), rates, saes.seeds)
     return [

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from panscope.stages.train.objective import Config
+from panscope.stages.train.course import Course
 from panscope.stages.train.sweep import Spec
 
 SILENT_L0 = 0.1
@@ -40,14 +40,14 @@ class Aim(NamedTuple):
     takes_k: bool
 
     @classmethod
-    def of(cls, spec: Spec, config: Config) -> "Aim":
-        """Take it from a recipe."""
+    def of(cls, spec: Spec, course: Course) -> "Aim":
+        """Take it from a Sae in training."""
         return cls(
             sae=spec.sae,
             width=spec.width,
-            learning_rate=spec.learning_rate,
-            n_steps=config.n_steps,
-            warm_steps=config.schedule.sparsity_warmup_steps,
+            learning_rate=course.learning_rate,
+            n_steps=course.n_steps,
+            warm_steps=course.sparsity_warmup_steps,
             target_l0=getattr(spec.penalty, "target_l0", None),
             sparsity=getattr(spec.penalty, "sparsity", None),
             takes_k=spec.takes_k,
