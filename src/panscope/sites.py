@@ -1,16 +1,17 @@
 """Site: the name of one place in a model, `kind.layer`, the same from recipe to page.
 
-| kind       | the value there                                                        |
-|------------|------------------------------------------------------------------------|
-| embed      | what enters layer 0, scaling included                                  |
-| resid_pre  | the residual stream entering a layer                                   |
-| attn_z     | all heads concatenated, before the output projection (`att`)           |
-| attn_out   | what attention adds to the residual stream, after Gemma's post-norm    |
-| resid_mid  | the residual stream between attention and MLP                          |
-| mlp_in     | what the MLP reads: after its pre-norm, with the norm's gain           |
-| mlp_out    | what the MLP adds to the residual stream, after the post-norm (`mlp`)  |
-| resid_post | the residual stream leaving a layer (`res`)                            |
-| logits     | the model's output, soft-cap included                                  |
+| kind        | the value there                                                        |
+|-------------|------------------------------------------------------------------------|
+| embed       | what enters layer 0, scaling included                                  |
+| resid_pre   | the residual stream entering a layer                                   |
+| attn_z      | all heads concatenated, before the output projection (`att`)           |
+| attn_out    | what attention adds to the residual stream, after Gemma's post-norm    |
+| resid_mid   | the residual stream between attention and MLP                          |
+| mlp_in_unit | `resid_mid` after the MLP's pre-norm, before the norm's gain and bias  |
+| mlp_in      | what the MLP reads: after its pre-norm, with the norm's gain           |
+| mlp_out     | what the MLP adds to the residual stream, after the post-norm (`mlp`)  |
+| resid_post  | the residual stream leaving a layer (`res`)                            |
+| logits      | the model's output, soft-cap included                                  |
 
 In brackets: Gemma Scope's short names (Lieberum et al. 2024, arXiv:2408.05147, section 3.1).
 """
@@ -27,6 +28,7 @@ LAYER_KINDS = (
     "attn_z",
     "attn_out",
     "resid_mid",
+    "mlp_in_unit",
     "mlp_in",
     "mlp_out",
     "resid_post",

@@ -1,53 +1,146 @@
-"""A Model with Saes in it: run a forward pass in which the values at some sites are replaced.
+"""A Model with Saes in it: forward passes in which the values at some sites are replaced.
+
+1. `clean` runs the model as it is, once for everything that will be put into it.
+2. `rebuilt` makes of what a Sae reads what it would write.
+3. `logits` puts values in at the unmasked tokens and runs the model from there on: all that lies
+   below the first site has the values of the clean pass already.
+
+A Sae reads the clean pass. Where all that it reads lies before all that it writes, that is what it
+would read in the spliced pass too; a crosscoder that also reads behind its first write would there
+read its own reconstruction.
 
 Special tokens are left as they were: a Sae was not trained on them, and at a BOS its reconstruction
 is arbitrary (Gemma Scope, arXiv:2408.05147, section 3.1).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
+from panscope.axes import Activations
+from panscope.kernels.pairs import Pairs
 from panscope.model import tap
 from panscope.model.load import Model
 from panscope.model.text import Rows
 from panscope.sae.sae import Sae
 from panscope.sites import Site
 
-Replace = Callable[[Float[Tensor, "tokens d_in"]], Float[Tensor, "tokens d_in"]]
+Logits = Float[Tensor, "batch position vocab"]
+Values = Mapping[Site, Float[Tensor, "batch position _"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """The unedited pass over a batch of rows."""
+
+    rows: Rows
+    values: Values
+    logits: Logits
+
+    def at(self, sites: Sequence[Site]) -> Activations:
+        """Return the values of the unmasked tokens at some sites."""
+        return side_by_side(self.values, sites, self.rows.mask)
+
+
+def clean(
+    model: Model, rows: Rows, reads: Iterable[Site], writes: Iterable[tuple[Site, ...]]
+) -> Clean:
+    """Run the model as it is; keep the values at `reads`, and what each of `writes` begins from."""
+    kept = set(reads)
+    for sites in writes:
+        found = _base(sites)
+        kept |= {*sites, *(found.summands if found else ())}
+    run = tap.run(model, rows.ids, read=kept, with_logits=True)
+    assert run.logits is not None
+    return Clean(rows, run.values, run.logits)
+
+
+def side_by_side(
+    values: Values, sites: Sequence[Site], mask: Bool[Tensor, "batch position"]
+) -> Activations:
+    """Lay the values of the unmasked tokens at some sites beside one another, in float32."""
+    return torch.cat([values[site][mask] for site in sites], dim=1).float()
+
+
+def rebuilt(sae: Sae, pairs: Pairs, x: Activations) -> Float[Tensor, "tokens d_out"]:
+    """Decode what a Sae made of x: the decoder's rows, each times its latent's activation."""
+    decoded = sae.b_dec + embedding_bag(
+        pairs.latent,
+        sae.w_dec,
+        pairs.offsets.to(pairs.latent.dtype),
+        per_sample_weights=pairs.z,
+        mode="sum",
+        include_last_offset=True,
+    )
+    return decoded if sae.skip is None else decoded + x @ sae.skip.T
 
 
 def logits(
-    model: Model, rows: Rows, replacements: Mapping[Site, Replace]
-) -> Float[Tensor, "batch position vocab"]:
-    """Return the model's logits with the values at the unmasked tokens of some sites replaced."""
-    edits = {site: _at_tokens(rows.mask, replace) for site, replace in replacements.items()}
-    run = tap.run(model, rows.ids, edits=edits, with_logits=True)
+    model: Model, base: Clean, sites: Sequence[Site], values: Float[Tensor, "tokens d_out"]
+) -> Logits:
+    """Return the logits with the unmasked tokens of some sites replaced by values side by side.
+
+    To the bit those of a whole pass with the same edits.
+    """
+    for site in sites:
+        model.family.refuse_edit(site)
+    parts = torch.split(values, [model.d_at(site) for site in sites], dim=1)
+    edits: dict[Site, tap.Edit] = {
+        site: partial(_placed, base.rows.mask, part)
+        for site, part in zip(sites, parts, strict=True)
+    }
+    begin = _begin(base, edits)
+    run = tap.run(model, base.rows.ids, edits=edits, with_logits=True, begin=begin)
     assert run.logits is not None
     return run.logits
 
 
-def reconstruction(sae: Sae) -> Replace:
-    """Replace activations by what a Sae makes of them."""
-    return lambda x: sae.decode(sae.encode(x.float())).to(x.dtype)
+class _Base(NamedTuple):
+    """Where a pass with replaced values begins: the layer, and the sites whose sum enters it."""
+
+    layer: int
+    summands: tuple[Site, ...]
 
 
-def zeros(x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-    """Replace activations by nothing: zero ablation."""
-    return torch.zeros_like(x)
+def _base(sites: Sequence[Site]) -> _Base | None:
+    """Find the highest beginning for a pass that replaces the values at `sites`.
+
+    One site at the end of its layer spares the layer: mlp_out is added to resid_mid and gives
+    resid_post. Before other sites their whole layer runs; the embedding and the logits, which are
+    in no layer, take a whole pass.
+    """
+    first = min(sites, key=lambda site: site.order)
+    if first.layer is None:
+        return None
+    if len(sites) > 1 or first.kind not in ("mlp_out", "resid_post"):
+        return _Base(first.layer, (Site("resid_pre", first.layer),))
+    stream = (Site("resid_mid", first.layer),) if first.kind == "mlp_out" else ()
+    return _Base(first.layer + 1, (*stream, first))
 
 
-def constant(vector: Float[Tensor, " d_in"]) -> Replace:
-    """Replace activations by one vector: mean ablation, given the mean."""
-    return lambda x: vector.to(x).expand_as(x)
+def _begin(base: Clean, edits: dict[Site, tap.Edit]) -> tap.Begin | None:
+    """Begin as high as the edits allow; those that are in the stream already are taken out."""
+    found = _base(tuple(edits))
+    if found is None:
+        return None
+    values = [edits.pop(site, _as_it_was)(base.values[site]) for site in found.summands]
+    return tap.Begin(found.layer, sum(values[1:], start=values[0]))
 
 
-def _at_tokens(
-    mask: Bool[Tensor, "batch position"], replace: Replace
-) -> Callable[[Tensor], Tensor]:
-    def edit(value: Float[Tensor, "batch position d_in"]) -> Tensor:
-        return value.masked_scatter(mask[..., None].to(value.device), replace(value[mask]))
+def _as_it_was(value: Tensor) -> Tensor:
+    return value
 
-    return edit
+
+def _placed(
+    mask: Bool[Tensor, "batch position"],
+    new: Float[Tensor, "tokens d_site"],
+    value: Float[Tensor, "batch position d_site"],
+) -> Float[Tensor, "batch position d_site"]:
+    """Put new values at the unmasked tokens."""
+    return value.masked_scatter(mask[..., None].to(value.device), new.to(value))

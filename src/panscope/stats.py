@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -128,8 +128,8 @@ class LogHistogram:
 
     def add_(self, latents: Int[Tensor, " n"], bins: Int[Tensor, " n"]) -> None:
         """Count one value for each pair of latent and bin."""
-        flat = torch.bincount(latents * self.n_bins + bins, minlength=self.counts.numel())
-        self.counts += flat.view_as(self.counts).to(self.counts.device)
+        flat = (latents * self.n_bins + bins).to(self.counts.device)
+        self.counts.view(-1).index_add_(0, flat, torch.ones_like(flat))
 
     def merge(self, other: Self) -> Self:
         """Return the histogram of both; they must have the same edges."""
@@ -147,16 +147,24 @@ class TopK:
     """For each key the k entries of highest score, with where they came from; ties break by origin.
 
     Scores are positive float32. `origins` are non-negative integers that name an entry; where fewer
-    than k were seen the origin is -1 and the score 0.
+    than k were seen the origin is -1 and the score 0. The k slots of a key are in no order: an
+    entry stays in its slot until a better one takes it, so that payloads beside it need not move.
     """
 
     scores: Float[Tensor, "keys k"]
     origins: Int[Tensor, "keys k"]
+    lowest: Float[Tensor, " keys"]
+    """The score that an entry must exceed."""
 
     @classmethod
     def zero(cls, n_keys: int, k: int) -> Self:
         """Start with nothing seen."""
-        return cls(torch.zeros(n_keys, k), torch.full((n_keys, k), -1, dtype=torch.int64))
+        origins = torch.full((n_keys, k), -1, dtype=torch.int64)
+        return cls(torch.zeros(n_keys, k), origins, torch.zeros(n_keys))
+
+    def entering(self, keys: Int[Tensor, " n"], scores: Float[Tensor, " n"]) -> Int[Tensor, " j"]:
+        """Return which entries exceed the lowest of their key, in order."""
+        return (scores > self.lowest.index_select(0, keys)).nonzero().squeeze(1)
 
     def add_(
         self,
@@ -166,44 +174,42 @@ class TopK:
     ) -> "Moves":
         """Take in entries; those that cannot enter are dropped before any sorting."""
         k = self.scores.shape[1]
-        entering = (scores > self.scores[keys, -1]).nonzero().squeeze(1)
+        entering = self.entering(keys, scores)
         touched, entry_keys = torch.unique(keys[entering], return_inverse=True)
-        old_keys = torch.arange(len(touched)).repeat_interleave(k)
-        all_keys = torch.cat([old_keys, entry_keys])
+        n_old = len(touched) * k
+        all_keys = torch.cat([torch.arange(len(touched)).repeat_interleave(k), entry_keys])
         all_scores = torch.cat([self.scores[touched].flatten(), scores[entering]])
         all_origins = torch.cat([self.origins[touched].flatten(), origins[entering]])
-        kept, ranks = _ranked(all_keys, all_scores, all_origins, k)
-        kept_keys = touched[all_keys[kept]]
-        self.scores[kept_keys, ranks] = all_scores[kept]
-        self.origins[kept_keys, ranks] = all_origins[kept]
-        is_new = kept >= len(old_keys)
-        old_ranks = kept[~is_new] % k
-        return Moves(kept_keys, ranks, is_new, entering[kept[is_new] - len(old_keys)], old_ranks)
+        order, rank = _ranked(all_keys, all_scores, all_origins)
+        is_old, is_kept = order < n_old, rank < k
+        left, came = order[is_old & ~is_kept], order[~is_old & is_kept]  # key by key, as many
+        moves = Moves(touched[left // k], left % k, entering[came - n_old])
+        self.scores[moves.keys, moves.slots] = all_scores[came]
+        self.origins[moves.keys, moves.slots] = all_origins[came]
+        self.lowest[touched] = self.scores[touched].amin(1)
+        return moves
 
     def merge(self, other: Self) -> Self:
         """Return the best k of both."""
-        merged = type(self)(self.scores.clone(), self.origins.clone())
-        keys, ranks = (other.origins >= 0).nonzero(as_tuple=True)
-        merged.add_(keys, other.scores[keys, ranks], other.origins[keys, ranks])
+        merged = type(self)(self.scores.clone(), self.origins.clone(), self.lowest.clone())
+        keys, slots = (other.origins >= 0).nonzero(as_tuple=True)
+        merged.add_(keys, other.scores[keys, slots], other.origins[keys, slots])
         return merged
 
 
 class Moves(NamedTuple):
-    """Where the entries of the touched keys stand after an addition, for payloads kept beside.
+    """Which slots an addition filled anew, for payloads kept beside.
 
-    Each (key, rank) now holds either entry `sources[i]` of the added batch (the i-th with `is_new`)
-    or what stood at rank `old_ranks[i]` of the same key (the i-th without).
+    The slot of the key now holds the entry `sources[i]` of the added batch.
     """
 
     keys: Int[Tensor, " moved"]
-    ranks: Int[Tensor, " moved"]
-    is_new: Bool[Tensor, " moved"]
-    sources: Int[Tensor, " new"]
-    old_ranks: Int[Tensor, " old"]
+    slots: Int[Tensor, " moved"]
+    sources: Int[Tensor, " moved"]
 
 
-def _ranked(keys: Tensor, scores: Tensor, origins: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return which entries are among the first k of their key, by score, and their ranks.
+def _ranked(keys: Tensor, scores: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
+    """Order entries by key, then best first; return also the rank of each within its key.
 
     Key and score are sorted as one integer: the bits of non-negative floats are in their order.
     """
@@ -212,5 +218,4 @@ def _ranked(keys: Tensor, scores: Tensor, origins: Tensor, k: int) -> tuple[Tens
     order = order[torch.argsort((keys << 32 | falling)[order], stable=True)]
     sorted_keys = keys[order]
     first = torch.searchsorted(sorted_keys, sorted_keys)
-    rank = torch.arange(len(order)) - first
-    return order[rank < k], rank[rank < k]
+    return order, torch.arange(len(order)) - first

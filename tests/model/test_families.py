@@ -1,7 +1,14 @@
+from collections.abc import Callable
+
 import pytest
+import torch
+from torch import Tensor
+from torch.nn import LayerNorm, Module, init
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from panscope.errors import Unsupported
-from panscope.model.families import FAMILIES, GEMMA2, Place, family_of
+from panscope.model.families import FAMILIES, GEMMA2, Place, family_of, unit
 from panscope.sites import KINDS, Site, all_sites
 
 
@@ -21,12 +28,48 @@ def test_no_two_sites_share_a_place():
     assert len(set(places)) == len(places)
 
 
-def test_an_edit_that_would_reach_the_mlp_alone_is_refused():
-    with pytest.raises(Unsupported, match=r"site resid_mid\.2: .*edit attn_out\.2 by the same"):
-        GEMMA2.refuse_edit(Site("resid_mid", 2))
+@pytest.mark.parametrize(
+    ("kind", "do"),
+    [
+        ("resid_mid", r"edit attn_out\.2 by the same"),
+        ("mlp_in_unit", r"edit mlp_in\.2, which is this times the norm's gain"),
+    ],
+)
+def test_an_edit_that_would_not_reach_all_is_refused(kind: str, do: str):
+    with pytest.raises(Unsupported, match=rf"site {kind}\.2: can be read but not edited; {do}"):
+        GEMMA2.refuse_edit(Site(kind, 2))
+
+
+def test_all_other_sites_may_be_edited():
     for site in all_sites(1):
-        if site.kind != "resid_mid":
+        if site.kind not in ("resid_mid", "mlp_in_unit"):
             GEMMA2.refuse_edit(site)
+
+
+def gained(norm: Module) -> Module:
+    """The norm with a gain and a bias that are not the identity."""
+    for parameter in norm.parameters():
+        init.normal_(parameter, 0.5, 0.3)
+    return norm
+
+
+@pytest.mark.parametrize(
+    ("norm", "finish"),
+    [
+        (Gemma2RMSNorm(16), lambda norm, x: x * (1 + norm.weight)),
+        (LlamaRMSNorm(16), lambda norm, x: norm.weight * x),
+        (LayerNorm(16), lambda norm, x: x * norm.weight + norm.bias),
+    ],
+    ids=["gemma 2", "llama", "layer norm"],
+)
+def test_the_gain_times_the_unit_is_what_the_norm_returns(
+    norm: Module, finish: Callable[[Module, Tensor], Tensor]
+):
+    x = torch.randn(3, 5, 16) * 7 + 1
+    with torch.no_grad():
+        expected = gained(norm)(x)
+        torch.testing.assert_close(finish(norm, unit(norm, x)), expected)
+        assert torch.equal(unit(norm, x.bfloat16()), unit(norm, x.bfloat16().float()).bfloat16())
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "gemma3", "None"])

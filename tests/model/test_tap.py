@@ -16,7 +16,7 @@ from panscope.sites import Site, all_sites
 
 SITES = all_sites(3)
 LAYERS = range(3)
-WRITABLE = [site for site in SITES if site.kind != "resid_mid"]
+WRITABLE = [site for site in SITES if site.kind not in GEMMA2.read_only]
 IDS = torch.randint(3, 4096, (2, 20), generator=torch.Generator().manual_seed(1))
 IDS[:, 0] = 2
 
@@ -90,6 +90,19 @@ def test_the_mlp_reads_mlp_in_and_gives_mlp_out(model: Model, at: Callable[..., 
         assert torch.equal(layer.pre_feedforward_layernorm(at("resid_mid", i)), at("mlp_in", i))
         added = layer.post_feedforward_layernorm(layer.mlp(at("mlp_in", i)))
         assert torch.equal(added, at("mlp_out", i))
+
+
+def test_the_gain_times_the_unit_norm_is_what_the_mlp_reads(
+    model: Model, at: Callable[..., Tensor]
+):
+    for i, layer in enumerate(model.lm.model.layers):
+        unit = at("mlp_in_unit", i)
+        gain = 1 + layer.pre_feedforward_layernorm.weight.float()
+        scaled = (unit.float() * gain).to(unit.dtype)
+        bits = 2**-8 if unit.dtype == torch.bfloat16 else 0  # the unit is rounded before the gain
+        torch.testing.assert_close(scaled, at("mlp_in", i), rtol=2 * bits, atol=0)
+        rms = unit.float().square().mean(-1).sqrt()
+        torch.testing.assert_close(rms, torch.ones_like(rms), rtol=1e-2, atol=0)
 
 
 def test_the_last_stream_gives_the_logits(model: Model, at: Callable[..., Tensor]):
@@ -327,6 +340,76 @@ def test_an_edit_returns_a_value_like_the_one_it_got(
     with pytest.raises(ConfigError, match=rf"site attn_z\.1: the edit returned {returned}.* for "):
         tap.run(tiny_model, IDS, edits={Site("attn_z", 1): edit})
     assert hooks_of(tiny_model) == before
+
+
+# ---- passes that begin at a layer
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_the_end_of_a_pass_has_the_bits_of_the_whole(
+    model: Model, at: Callable[..., Tensor], layer: int
+):
+    above = [site for site in SITES if (layer, 0) <= site.order]
+    begin = tap.Begin(layer, at("resid_pre", layer))
+    run = tap.run(model, IDS, above, with_logits=True, begin=begin)
+    assert torch.equal(run.logits, plain_logits(model))
+    for site in above:
+        assert torch.equal(run.values[site], at(site.kind, site.layer)), str(site)
+
+
+def test_a_pass_may_begin_behind_the_last_layer(model: Model, at: Callable[..., Tensor]):
+    begin = tap.Begin(3, at("resid_post", 2))
+    run = tap.run(model, IDS, [Site("logits")], begin=begin)
+    assert torch.equal(run.values[Site("logits")], plain_logits(model))
+
+
+@pytest.mark.parametrize("site", [site for site in WRITABLE if site.layer == 1], ids=str)
+def test_an_edit_above_the_beginning_has_the_bits_of_the_whole(
+    model: Model, at: Callable[..., Tensor], site: Site
+):
+    edits = {site: lambda x: x.flip(1)}
+    whole = tap.run(model, IDS, edits=edits, with_logits=True).logits
+    begin = tap.Begin(1, at("resid_pre", 1))
+    end = tap.run(model, IDS, edits=edits, with_logits=True, begin=begin).logits
+    assert torch.equal(end, whole)
+
+
+def test_the_stream_of_other_tokens_makes_their_logits(model: Model):
+    other = IDS.flip(0)
+    stream = tap.run(model, other, [Site("embed")]).values[Site("embed")]
+    begun = tap.run(model, IDS, with_logits=True, begin=tap.Begin(0, stream)).logits
+    assert torch.equal(begun, tap.run(model, other, with_logits=True).logits)
+
+
+def test_what_lies_below_does_not_run(tiny_model: Model):
+    stream = tap.run(tiny_model, IDS, [Site("resid_pre", 2)]).values[Site("resid_pre", 2)]
+    norms = [layer.input_layernorm for layer in tiny_model.lm.model.layers]
+    ran: list[int] = []
+    hooks = [
+        norm.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, norm in enumerate(norms)
+    ]
+    tap.run(tiny_model, IDS, with_logits=True, begin=tap.Begin(2, stream))
+    for hook in hooks:
+        hook.remove()
+    assert ran == [2]
+
+
+def test_a_beginning_leaves_no_trace(tiny_model: Model):
+    logits = plain_logits(tiny_model)
+    begin = tap.Begin(2, torch.zeros(2, 20, 32))
+    assert not torch.equal(tap.run(tiny_model, IDS, with_logits=True, begin=begin).logits, logits)
+    assert torch.equal(plain_logits(tiny_model), logits)
+    with pytest.raises(RuntimeError, match="size"):
+        tap.run(tiny_model, IDS, with_logits=True, begin=tap.Begin(2, torch.zeros(2, 20, 7)))
+    assert torch.equal(plain_logits(tiny_model), logits)
+    assert not any("forward" in vars(module) for module in tiny_model.lm.modules())
+
+
+@pytest.mark.parametrize("site", [Site("embed"), Site("resid_post", 0)], ids=str)
+def test_a_site_below_the_beginning_is_refused(tiny_model: Model, site: Site):
+    begin = tap.Begin(1, torch.zeros(2, 20, 32))
+    with pytest.raises(ConfigError, match=rf"site {site}: lies before layer 1, where the pass beg"):
+        tap.run(tiny_model, IDS, [site, Site("logits")], begin=begin)
 
 
 # ---- what cannot be

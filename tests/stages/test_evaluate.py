@@ -1,5 +1,6 @@
 """Evaluation: the definitions on examples worked by hand, and on a model by a plain loop."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,10 @@ def mirror(d: int, threshold: float = 1e-9, bias: float = 0.0, site: Site = SITE
 def measured(sae: Sae, x: list[list[float]]) -> dict[str, object]:
     vectors = torch.tensor(x, dtype=torch.float32)
     fidelity = Fidelity.zero(sae.width, len(x) // 2)
-    fidelity.add_(sae, vectors, vectors.mean(0), torch.ones(2, len(x) // 2, dtype=torch.bool))
+    mask = torch.ones(2, len(x) // 2, dtype=torch.bool)
+    pairs = sae.pairs(vectors)
+    rebuilt = splice.rebuilt(sae, pairs, vectors)
+    fidelity.add_(pairs, rebuilt, vectors, vectors.mean(0), mask)
     return fidelity.metrics()
 
 
@@ -89,36 +93,20 @@ def test_the_clean_loss_equals_a_plain_loop(tiny_model: Model, batch: Rows):
 
 
 def test_delta_loss_and_kl_equal_a_plain_loop(tiny_model: Model, batch: Rows):
-    clean_logits = tiny_model.lm(batch.ids).logits
-    edited = splice.logits(tiny_model, batch, {SITE: splice.zeros})
+    unedited = splice.clean(tiny_model, batch, [], [(SITE,)])
+    nothing = torch.zeros_like(unedited.at([SITE]))
+    edited = splice.logits(tiny_model, unedited, [SITE], nothing)
     damage = Damage()
-    damage.add_(edited, loss.clean(clean_logits, batch), batch)
-    before = plain_losses(tiny_model, clean_logits, batch)
+    damage.add_(edited, loss.clean(unedited.logits, batch), batch)
+    before = plain_losses(tiny_model, unedited.logits, batch)
     after = plain_losses(tiny_model, edited, batch)
     delta = (sum(after) - sum(before)) / len(before)
     assert damage.delta.value == pytest.approx(delta, rel=1e-5)
-    p, q = clean_logits.log_softmax(-1), edited.log_softmax(-1)
+    p, q = unedited.logits.log_softmax(-1), edited.log_softmax(-1)
     counted = batch.mask[:, :-1] & batch.mask[:, 1:]
     kl = (p.exp() * (p - q)).sum(-1)[:, :-1][counted].mean()
     assert damage.kl.value == pytest.approx(float(kl), rel=1e-5)
     assert damage.kl.value > 0.001
-
-
-def test_a_perfect_reconstruction_costs_nothing(tiny_model: Model, batch: Rows):
-    sae = mirror(tiny_model.d_at(SITE), threshold=0.0)
-    unedited = tap.run(tiny_model, batch.ids, with_logits=True).logits
-    edited = splice.logits(tiny_model, batch, {SITE: splice.reconstruction(sae)})
-    assert torch.equal(edited, unedited)
-
-
-def test_special_tokens_are_left_alone(tiny_model: Model, batch: Rows):
-    edited = splice.logits(tiny_model, batch, {SITE: splice.zeros})
-    only_bos = Rows(batch.ids, batch.documents, torch.zeros_like(batch.mask), batch.kinds)
-    untouched = splice.logits(tiny_model, only_bos, {SITE: splice.zeros})
-    clean = tap.run(tiny_model, batch.ids, with_logits=True).logits
-    assert torch.equal(untouched, clean)
-    assert torch.equal(edited[:, 0], clean[:, 0]), "the BOS predicts as before"
-    assert not torch.equal(edited[:, 1], clean[:, 1])
 
 
 @pytest.fixture
@@ -147,6 +135,79 @@ def test_metrics_land_in_the_manifest_and_are_reused(tiny_model: Model, batch: R
     assert again is measured
     assert isinstance(events[0], Finished)
     assert events[0].reused
+
+
+def saes_of_every_kind(model: Model) -> dict[str, Sae]:
+    """An autoencoder, a skip transcoder from the unit norm, a crosscoder over two layers."""
+    generator = torch.Generator().manual_seed(4)
+    d = model.d_model
+
+    def drawn(reads: list[str], writes: list[str], has_skip: bool) -> Sae:
+        d_in, d_out = d * len(reads), d * len(writes)
+        return Sae(
+            w_enc=torch.randn(d_in, 50, generator=generator) / d_in**0.5,
+            b_enc=torch.randn(50, generator=generator) / 10,
+            w_dec=torch.randn(50, d_out, generator=generator) / 7,
+            b_dec=torch.randn(d_out, generator=generator) / 10,
+            threshold=torch.full((50,), 1.0),
+            reads=tuple(map(Site.parse, reads)),
+            writes=tuple(map(Site.parse, writes)),
+            skip=torch.randn(d_out, d_in, generator=generator) / 20 if has_skip else None,
+        )
+
+    both = ["resid_post.0", "resid_post.1"]
+    return {
+        "resid_post.1/autoencoder": drawn(["resid_post.1"], ["resid_post.1"], False),
+        "mlp_out.1/transcoder": drawn(["mlp_in_unit.1"], ["mlp_out.1"], True),
+        "resid_post.0/crosscoder": drawn(both, both, False),
+    }
+
+
+def test_every_kind_of_sae_is_measured_by_what_it_writes(
+    tmp_path: Path, tiny_model: Model, batch: Rows
+):
+    """Against a plain loop: dense products, whole passes with edits."""
+    saes = saes_of_every_kind(tiny_model)
+    for name, sae in saes.items():
+        write_sae(tmp_path, name, sae)
+    files.seal(tmp_path, KIND, {}, {}, {"saes": [{"sae": name} for name in saes]})
+    suite = Suite.open(tmp_path)
+    measured = evaluate.run(evaluate.Config(), tiny_model, suite, [batch], {}, silent)
+    sites = {site for sae in saes.values() for site in (*sae.reads, *sae.writes)}
+    clean = tap.run(tiny_model, batch.ids, sites, with_logits=True)
+    n = int(batch.mask.sum())
+    for name, sae in saes.items():
+        metrics = measured.facts[name]["metrics"]
+        x = torch.cat([clean.values[site][batch.mask] for site in sae.reads], dim=1)
+        y = torch.cat([clean.values[site][batch.mask] for site in sae.writes], dim=1)
+        f = torch.relu(x @ sae.w_enc + sae.b_enc - 1.0)
+        f = torch.where(f > 0, f + 1.0, 0)
+        rebuilt = f @ sae.w_dec + sae.b_dec + (0 if sae.skip is None else x @ sae.skip.T)
+        fvu = (rebuilt - y).square().sum() / (y - y.mean(0)).square().sum()
+        assert metrics["fvu"] == pytest.approx(float(fvu), rel=1e-4)
+        assert metrics["l0"] == pytest.approx(float((f > 0).sum()) / n)
+        parts = rebuilt.split(tiny_model.d_model, dim=1)
+        spliced = whole_pass(tiny_model, batch, dict(zip(sae.writes, parts, strict=True)))
+        nothing = [torch.zeros_like(part) for part in parts]
+        ablated = whole_pass(tiny_model, batch, dict(zip(sae.writes, nothing, strict=True)))
+        losses = [
+            sum(plain_losses(tiny_model, logits, batch))
+            for logits in (clean.logits, spliced, ablated)
+        ]
+        recovered = (losses[2] - losses[1]) / (losses[2] - losses[0])
+        assert metrics["loss_recovered_zero"] == pytest.approx(recovered, abs=1e-4)
+
+
+def whole_pass(model: Model, batch: Rows, values: dict[Site, Tensor]) -> Tensor:
+    """The logits with values put in at the unmasked tokens, by edits in a whole pass."""
+
+    def put(value: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda old: old.masked_scatter(batch.mask[..., None], value)
+
+    edits = {site: put(value) for site, value in values.items()}
+    logits = tap.run(model, batch.ids, edits=edits, with_logits=True).logits
+    assert logits is not None
+    return logits
 
 
 def test_no_text_is_an_error(tiny_model: Model, suite: Suite):

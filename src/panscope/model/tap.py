@@ -9,10 +9,13 @@ would read and edit the other's pass. Different models are independent.
 
 A value that was read is the tensor that the pass goes on with, not a copy: Gemma 2 (transformers 5)
 changes no tensor in place (a test compares), and an edit is given a copy.
+
+A pass can begin at a layer, from a stream that is known: what lies below does not run, and what
+lies above gives the same bits as in a whole pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -26,6 +29,7 @@ from torch.utils.hooks import RemovableHandle
 
 from panscope.axes import TokenIds
 from panscope.errors import ConfigError, NotFound, Unsupported
+from panscope.model.families import unit
 from panscope.model.load import Model
 from panscope.sites import Site
 
@@ -40,6 +44,17 @@ class Run:
     logits: Float[Tensor, "batch position vocab"] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Where a pass begins: the layer and the residual stream that enters it.
+
+    With `layer` the number of layers, only the final norm and the LM head are left to run.
+    """
+
+    layer: int
+    stream: Float[Tensor, "batch position d_model"]
+
+
 class _Enough(Exception):
     """Raised behind the last site that matters, to spare the rest of the forward pass."""
 
@@ -50,17 +65,21 @@ def run(
     read: Iterable[Site] = (),
     edits: Mapping[Site, Edit] | None = None,
     with_logits: bool = False,
+    begin: Begin | None = None,
 ) -> Run:
-    """Run a forward pass; replace the values at some sites, read the values at others.
+    """Run a forward pass, or the end of one; replace values at some sites, read them at others.
 
     An edit maps a site's whole value (batch, position, d) to one of the same shape, dtype and
     device; where a site is both edited and read, the edited value is read. Without logits the LM
     head is not run and the pass ends at the last site. No gradients, no KV cache.
     Raises NotFound for a site that the model lacks, Unsupported for one that cannot be edited or
-    that the pass never reaches, ConfigError for what an edit may not return.
+    that the pass never reaches, ConfigError for what an edit may not return and for a site before
+    the layer where the pass begins.
     """
     taps = _Taps(model, read, edits or {}, whole=with_logits)
-    with torch.no_grad(), taps.installed():
+    taps.refuse_before(begin)
+    passed_over = _passed_over(model, begin) if begin else nullcontext()
+    with torch.no_grad(), taps.installed(), passed_over:
         logits = taps.forward(ids.to(model.device))
     taps.refuse_unreached()
     return Run(taps.values, logits if with_logits else None)
@@ -80,6 +99,13 @@ class _Taps:
             _refuse_absent(model, site)
         for site in self._edits:
             model.family.refuse_edit(site)
+
+    def refuse_before(self, begin: Begin | None) -> None:
+        """Raise ConfigError for a site below the layer at which the pass begins."""
+        first = min(self._pending, key=lambda site: site.order, default=None)
+        if begin and first and first.order < (begin.layer, 0):
+            found = f"lies before layer {begin.layer}, where the pass begins"
+            raise ConfigError(f"site {first}", found, "begin at its layer, or run a whole pass")
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -117,6 +143,24 @@ class _Taps:
         return value
 
 
+@contextmanager
+def _passed_over(model: Model, begin: Begin) -> Iterator[None]:
+    """Let what lies below the beginning return the stream at once, for the length of a with block.
+
+    Each module below has its `forward` hidden by one of its own (an instance's attribute comes
+    before its class's), so that the model's loop over layers, masks and positions stays as it is.
+    """
+    ends = [Site("embed"), *(Site("resid_post", layer) for layer in range(begin.layer))]
+    below = [model.lm.get_submodule(model.family.place(site).path) for site in ends]
+    try:
+        for module in below:
+            module.forward = lambda *_, **__: begin.stream
+        yield
+    finally:
+        for module in below:
+            vars(module).pop("forward", None)
+
+
 def _refuse_absent(model: Model, site: Site) -> None:
     """Raise NotFound for a layer that the model does not have."""
     if site.layer is not None and not 0 <= site.layer < model.n_layers:
@@ -150,9 +194,16 @@ def _register(model: Model, site: Site, reach: Edit) -> RemovableHandle:
         module: Module = model.lm.get_submodule(place.path)
     except AttributeError as error:
         raise _unreached(site, f"{model.name} has no module {place.path}") from error
+    if place.end == "unit":
+        return module.register_forward_pre_hook(lambda norm, args: _read_unit(norm, args, reach))
     if place.end == "input":
         return module.register_forward_pre_hook(lambda _, args: (reach(args[0]), *args[1:]))
     return module.register_forward_hook(lambda _, __, output: _through(output, reach))
+
+
+def _read_unit(norm: Module, args: tuple[Any, ...], reach: Edit) -> None:
+    """Reach what a norm scales; no edit is let in (`Family.read_only`), so nothing goes back."""
+    reach(unit(norm, args[0]))
 
 
 def _through(output: Any, reach: Edit) -> Any:

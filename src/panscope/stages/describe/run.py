@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from panscope import config, files
-from panscope.atlas.features import FILES, write_contexts, write_features, write_pieces
+from panscope import config, files, splice
+from panscope.atlas.columns import write_columns
+from panscope.atlas.features import FILES, write_contexts, write_pieces
 from panscope.atlas.records import Context
 from panscope.events import Advanced, Emit, Finished, Started
 from panscope.model import tap
@@ -17,7 +18,7 @@ from panscope.model.load import Model
 from panscope.model.text import Rows
 from panscope.sae.sae import Sae
 from panscope.sae.suite import Suite
-from panscope.stages.describe.bands import features
+from panscope.stages.describe.bands import columns
 from panscope.stages.describe.directions import directions
 from panscope.stages.describe.tally import Tally
 
@@ -29,7 +30,8 @@ class Config(config.Config):
     """How much text is read, and how much of it is kept for each feature."""
 
     tokens: Count = 1_000_000
-    batch_rows: Count = 32
+    batch_rows: Count = 8
+    """Rows of a forward pass: values of 8 x 128 tokens stay in a CPU's cache; raise on a GPU."""
     n_top: Count = 10
     """Strongest contexts kept for each feature."""
     n_listed: Annotated[int, Field(gt=0, le=100)] = 10
@@ -87,8 +89,8 @@ def _read(
         for name, sae in saes.items():
             if name not in tallies:
                 tallies[name] = _tally(config, suite, name, rows)
-            f = sae.encode(values[sae.reads[0]].flatten(0, 1).float())
-            tallies[name].add_(f, rows.mask, n_rows)
+            pairs = sae.pairs(splice.side_by_side(values, sae.reads, rows.mask))
+            tallies[name].add_(pairs, rows.mask, n_rows)
         read.append(rows)
         n_rows += len(rows.ids)
         seen_tokens += rows.ids.numel()
@@ -116,9 +118,9 @@ def _write(
     for name, sae in saes.items():
         to_logits = model.to_logits(sae.writes[0])
         found = directions(sae.w_dec, to_logits, config.n_listed)
-        records = list(features(tallies[name], found))
-        used |= {example.context for record in records for example in record.examples}
-        write_features(out, name, records)
+        described = columns(tallies[name], found)
+        used |= set(described.examples.context.tolist())
+        write_columns(out, name, described)
         facts.append(_facts(name, sae, tallies[name]))
     write_contexts(out, (c for c in _contexts(read) if c.context in used))
     write_pieces(out, model.pieces())

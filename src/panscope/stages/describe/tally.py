@@ -5,24 +5,75 @@ strongest contexts of each latent, one firing a context, and a uniform sample of
 half octave of strength, from which bands are made when the text has ended. An example keeps its
 latent's activations over the whole context, in float16: three significant digits.
 
-Memory a latent, in bytes: (n_top + sample bins * SAMPLES) (2 context + 12) + 8 bins + 12; 15 kB for
-ten strongest contexts of 128 tokens.
+Of a batch only its firings are handled, about L0 a token; no array of tokens x latents is made, and
+windows are built for the few firings that enter.
+
+Memory a latent, in bytes: (n_top + sample bins * SAMPLES) (2 context + 12) + 4 sample bins + 8 bins
++ 16; 15 kB for ten strongest contexts of 128 tokens.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from panscope.axes import Latents
+from panscope.kernels.pairs import Pairs
 from panscope.stats import LogHistogram, TopK
 
 OCTAVES = range(-8, 3)  # around the site's scale: thresholds lie at 2^-5, maxima at 2^0
 BINS_PER_OCTAVE = 4
 BINS_PER_SAMPLE_BIN = 2
 SAMPLES = 2  # firings kept per half octave
+
+
+class Firings(NamedTuple):
+    """The firings in a batch of whole rows, in order of row and position.
+
+    A cell is a row and a latent: `row * width + latent`. An origin numbers a token of all text.
+    """
+
+    latents: Int[Tensor, " n"]
+    values: Float[Tensor, " n"]
+    cells: Int[Tensor, " n"]
+    positions: Int[Tensor, " n"]
+    origins: Int[Tensor, " n"]
+    n_cells: int
+    context: int
+
+    @classmethod
+    def of(cls, pairs: Pairs, mask: Bool[Tensor, "rows context"], first_row: int) -> Self:
+        """Place pairs, whose tokens are those of `mask` row by row, in the text."""
+        n_rows, context = mask.shape
+        places = mask.flatten().nonzero().squeeze(1).cpu()
+        token, latents = pairs.token.long().cpu(), pairs.latent.long().cpu()
+        first_cells = places // context * pairs.n_latents
+        return cls(
+            latents=latents,
+            values=pairs.z.cpu(),
+            cells=first_cells[token] + latents,
+            positions=(places % context)[token],
+            origins=(places + first_row * context)[token],
+            n_cells=n_rows * pairs.n_latents,
+            context=context,
+        )
+
+    def peaks(self) -> Float[Tensor, " cells"]:
+        """Return the strongest value of each cell; zero where nothing fired."""
+        zeros = torch.zeros(self.n_cells)
+        return zeros.scatter_reduce_(0, self.cells, self.values, "amax")
+
+    def windows(self, chosen: Int[Tensor, " k"]) -> Float[Tensor, "k context"]:
+        """Return the values of the whole cells in which some firings are."""
+        cells = self.cells[chosen]
+        slots = torch.full((self.n_cells,), -1)
+        slots[cells] = torch.arange(len(cells))  # of firings in one cell, one has the say
+        at = slots[self.cells]
+        wanted = (at >= 0).nonzero().squeeze(1)
+        windows = torch.zeros(len(cells), self.context, dtype=torch.float16)
+        windows[at[wanted], self.positions[wanted]] = self.values[wanted].half()
+        return windows[slots[cells]]
 
 
 @dataclass(slots=True)
@@ -40,19 +91,14 @@ class Examples:
 
     def add_(
         self,
-        keys: Int[Tensor, " n"],
-        scores: Float[Tensor, " n"],
-        origins: Int[Tensor, " n"],
-        latents: Int[Tensor, " n"],
-        rows: Int[Tensor, " n"],
-        by_row: Float[Tensor, "rows context latents"],
+        keys: Int[Tensor, " k"],
+        scores: Float[Tensor, " k"],
+        firings: Firings,
+        chosen: Int[Tensor, " k"],
     ) -> None:
-        """Take in firings; `by_row` holds the batch they come from."""
-        moves = self.best.add_(keys, scores, origins)
-        kept = self.windows[moves.keys[~moves.is_new], moves.old_ranks]
-        fresh = by_row[rows[moves.sources], :, latents[moves.sources]]
-        self.windows[moves.keys[~moves.is_new], moves.ranks[~moves.is_new]] = kept
-        self.windows[moves.keys[moves.is_new], moves.ranks[moves.is_new]] = fresh.half()
+        """Take in the `chosen` firings of a batch."""
+        moves = self.best.add_(keys, scores, firings.origins[chosen])
+        self.windows[moves.keys, moves.slots] = firings.windows(chosen[moves.sources])
 
 
 @dataclass(slots=True)
@@ -82,34 +128,42 @@ class Tally:
             seed=seed,
         )
 
-    def add_(self, f: Latents, mask: Bool[Tensor, "rows context"], first_row: int) -> None:
-        """Take in the activations of whole rows; masked tokens count nowhere and show nothing."""
-        n_rows, context = mask.shape
-        f = f.cpu() * mask.flatten()[:, None]
-        by_row = f.view(n_rows, context, -1)
-        self.n_tokens += int(mask.sum())
-        self._count(f, by_row, first_row)
-        self._keep_strongest(by_row, first_row)
+    def add_(self, pairs: Pairs, mask: Bool[Tensor, "rows context"], first_row: int) -> None:
+        """Take in what fired at the unmasked tokens of whole rows."""
+        firings = Firings.of(pairs, mask, first_row)
+        self.n_tokens += pairs.n_tokens
+        self._count(firings)
+        self._keep_strongest(firings)
 
-    def _count(self, f: Latents, by_row: Tensor, first_row: int) -> None:
-        tokens, latents = f.nonzero(as_tuple=True)
-        values = f[tokens, latents]
-        bins = self.histogram.bins(values)
-        self.histogram.add_(latents, bins)
-        self.total.index_add_(0, latents, values.double())
-        context = by_row.shape[1]
+    def _count(self, firings: Firings) -> None:
+        bins = self.histogram.bins(firings.values)
+        self.histogram.add_(firings.latents, bins)
+        self.total.index_add_(0, firings.latents, firings.values.double())
         n_sample_bins = self.histogram.n_bins // BINS_PER_SAMPLE_BIN
-        keys = latents * n_sample_bins + bins // BINS_PER_SAMPLE_BIN
-        origins = tokens + first_row * context
-        lots = _lot(origins, latents, self.seed)
-        self.sampled.add_(keys, lots, origins, latents, tokens // context, by_row)
+        keys = firings.latents * n_sample_bins + bins // BINS_PER_SAMPLE_BIN
+        lots = _lot(firings.origins, firings.latents, self.seed)
+        drawn = self.sampled.best.entering(keys, lots)
+        self.sampled.add_(keys[drawn], lots[drawn], firings, drawn)
 
-    def _keep_strongest(self, by_row: Tensor, first_row: int) -> None:
-        peaks, positions = by_row.max(1)
-        self.maximum = torch.maximum(self.maximum, peaks.amax(0))
-        rows, latents = peaks.nonzero(as_tuple=True)
-        origins = (rows + first_row) * by_row.shape[1] + positions[rows, latents]
-        self.strongest.add_(latents, peaks[rows, latents], origins, latents, rows, by_row)
+    def _keep_strongest(self, firings: Firings) -> None:
+        """Offer the peak of each cell, the first of equals, to its latent's strongest contexts."""
+        peaks = firings.peaks()
+        by_row = peaks.view(-1, len(self.maximum))
+        self.maximum = torch.maximum(self.maximum, by_row.amax(0))
+        entering = self.strongest.best.entering(firings.latents, firings.values)
+        is_peak = firings.values[entering] == peaks[firings.cells[entering]]
+        chosen = _first_of_each(firings.cells, entering[is_peak], firings.n_cells)
+        keys, scores = firings.latents[chosen], firings.values[chosen]
+        self.strongest.add_(keys, scores, firings, chosen)
+
+
+def _first_of_each(
+    cells: Int[Tensor, " n"], chosen: Int[Tensor, " k"], n_cells: int
+) -> Int[Tensor, " j"]:
+    """Keep, of the chosen firings in one cell, the first."""
+    firsts = torch.full((n_cells,), len(cells))
+    firsts.scatter_reduce_(0, cells[chosen], chosen, "amin")
+    return chosen[firsts[cells[chosen]] == chosen]
 
 
 def _lot(origins: Tensor, latents: Tensor, seed: int) -> Tensor:

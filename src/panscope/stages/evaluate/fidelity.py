@@ -1,7 +1,8 @@
 """How well Saes rebuild activations, and at what sparsity: L0, FVU, densities, all by position.
 
 FVU is the paper's: squared error over squared distance from the dataset mean, each summed over
-dimensions and tokens (Gemma Scope, arXiv:2408.05147, section 4.1). Special tokens count nowhere.
+dimensions and tokens (Gemma Scope, arXiv:2408.05147, section 4.1), of what the Sae writes: of the
+MLP's output for a transcoder, of all sites together for a crosscoder. Special tokens count nowhere.
 """
 
 import math
@@ -12,8 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from panscope.axes import Activations
-from panscope.sae.sae import Sae
+from panscope.kernels.pairs import Pairs
 from panscope.stats import Ratio
 
 DENSITY_EDGES = tuple(-6 + i / 4 for i in range(25))  # log10 of firings a token, quarter decades
@@ -37,23 +37,26 @@ class Fidelity:
 
     def add_(
         self,
-        sae: Sae,
-        x: Activations,
-        mean: Float[Tensor, " d_in"],
+        pairs: Pairs,
+        rebuilt: Float[Tensor, "tokens d_out"],
+        target: Float[Tensor, "tokens d_out"],
+        mean: Float[Tensor, " d_out"],
         mask: Bool[Tensor, "batch position"],
     ) -> None:
-        """Encode and rebuild a batch of rows; `x` holds the tokens of `mask`, row after row."""
-        f = sae.encode(x)
-        error = (sae.decode(f) - x).double().square().sum(1)
-        distance = (x - mean.to(x)).double().square().sum(1)
-        active = f != 0
-        self.firings += active.sum(0).cpu()
-        per_token = torch.stack([torch.ones_like(error), active.sum(1), error, distance]).cpu()
+        """Take in what a Sae made of a batch of rows; the tokens are those of `mask`, row by row.
+
+        `pairs` are the latents that fired, `rebuilt` what came of them, in place of `target`.
+        """
+        error = (rebuilt - target).double().square().sum(1)
+        distance = (target - mean).double().square().sum(1)
+        self.firings += torch.bincount(pairs.latent, minlength=pairs.n_latents).cpu()
+        l0 = pairs.offsets.diff()
+        per_token = torch.stack([torch.ones_like(error), l0, error, distance]).cpu()
         placed = torch.zeros(4, *mask.shape, dtype=torch.float64)
         placed[:, mask.cpu()] = per_token
         self.by_position += placed.sum(1)
-        tokens, l0, errors, distances = placed.sum(2)
-        self.l0.add_(l0, tokens)
+        tokens, l0_sums, errors, distances = placed.sum(2)
+        self.l0.add_(l0_sums, tokens)
         self.fvu.add_(errors, distances)
 
     def metrics(self) -> dict[str, Any]:

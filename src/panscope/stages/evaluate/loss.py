@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import vecdot
 
 from panscope.model.text import Rows
 from panscope.stats import Ratio
@@ -19,7 +20,9 @@ from panscope.stats import Ratio
 class Clean:
     """The unedited predictions of a batch."""
 
-    log_probs: Float[Tensor, "batch position vocab"]
+    probs: Float[Tensor, "batch position vocab"]
+    certainty: Float[Tensor, "batch position"]
+    """Minus the entropy of the predictions."""
     losses: Float[Tensor, " batch"]
     counts: Float[Tensor, " batch"]
 
@@ -27,8 +30,9 @@ class Clean:
 def clean(logits: Float[Tensor, "batch position vocab"], rows: Rows) -> Clean:
     """Prepare a batch's unedited logits for comparisons."""
     log_probs = logits.float().log_softmax(-1)
+    probs = log_probs.exp()
     counts = _predicting(rows, log_probs.device).sum(1)
-    return Clean(log_probs, _losses(log_probs, rows), counts)
+    return Clean(probs, vecdot(probs, log_probs), _losses(log_probs, rows), counts)
 
 
 @dataclass(slots=True)
@@ -43,7 +47,7 @@ class Damage:
         """Take in the edited logits of a batch."""
         log_probs = logits.float().log_softmax(-1)
         losses = _losses(log_probs, rows)
-        divergence = (base.log_probs.exp() * (base.log_probs - log_probs)).sum(-1)
+        divergence = base.certainty - vecdot(base.probs, log_probs)
         self.loss.add_(losses, base.counts)
         self.delta.add_(losses - base.losses, base.counts)
         counted = _predicting(rows, log_probs.device)
