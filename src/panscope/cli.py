@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from panscope import __version__, files
+from panscope.allocator import keep_freed_memory
 from panscope.errors import ConfigError, Incomplete, PanscopeError
 from panscope.events import Bars, Emit, fan_out, silent
 
@@ -223,6 +224,7 @@ def _launch(recipe: str, overrides: tuple[str, ...], output: Path) -> Iterator[A
     """Read a recipe and yield its launch, with bars on the terminal and events in the run."""
     from panscope.launch import Launch, read_recipe, sinks
 
+    keep_freed_memory()
     read = read_recipe(recipe, overrides)
     with Bars(OUT) as bars:
         emit: Emit = fan_out(bars, *sinks(read, output))

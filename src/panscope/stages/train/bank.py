@@ -2,10 +2,16 @@
 
 Each member is on its own (parameters, moments, seed, schedule) and shares only the scaled
 activations, so a Sae trained in a bank of many equals the same Sae trained alone, to the bit.
+
+On a CPU a thread takes a whole member's step rather than a part of every operation: nothing waits
+for the slowest thread thirty times a step. No sum depends on the number of threads, so neither
+do the bits.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -20,7 +26,7 @@ from panscope.stages.train.sweep import Spec
 Batch = Mapping[Site, Tensor]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bank:
     """Members that see the same batches."""
 
@@ -28,13 +34,38 @@ class Bank:
 
     def step_(self, batch: Batch, step: int) -> None:
         """Train every member on one batch of raw activations; `step` counts from 0."""
+        scaled = self._scaled(batch)
+
+        @torch.inference_mode()  # a thread's own
+        def train_(member: Member) -> None:
+            x, target = (scaled[sites] for sites in _ends(member.spec))
+            member.step_(x, target, step)
+
+        side_by_side, left = self._split()
+        list(self._threads.map(train_, side_by_side))
+        for member in left:
+            train_(member)
+
+    def _scaled(self, batch: Batch) -> dict[tuple[Site, ...], Activations]:
+        """Bring what the members read and write to unit mean square norm, each site once."""
         scaled: dict[tuple[Site, ...], Activations] = {}
         for member in self.members:
             for sites, scale in zip(_ends(member.spec), _both(member.scales), strict=True):
                 if sites not in scaled:
                     scaled[sites] = _joined(batch, sites) / scale
-            x, target = (scaled[sites] for sites in _ends(member.spec))
-            member.step_(x, target, step)
+        return scaled
+
+    def _split(self) -> tuple[Sequence[Member], Sequence[Member]]:
+        """Say which members are trained side by side, a thread each, and which by all threads."""
+        on_cpu = all(member.scales.read.device.type == "cpu" for member in self.members)
+        n_threads = torch.get_num_threads() if on_cpu else 1
+        n_rounds = len(self.members) // n_threads if n_threads > 1 else 0
+        n_paired = n_rounds * n_threads
+        return self.members[:n_paired], self.members[n_paired:]
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(torch.get_num_threads(), initializer=_work_alone)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything a checkpoint must hold, by name."""
@@ -56,6 +87,11 @@ def begin(config: Config, specs: Sequence[Spec], first: Sequence[Batch]) -> Bank
 def scale_of(x: Activations) -> float:
     """Return the number C that gives x / C a unit mean square norm (Gemma Scope, appendix B)."""
     return float(x.double().square().sum(1).mean().sqrt())
+
+
+def _work_alone() -> None:
+    """Let this thread's operations start no others."""
+    torch.set_num_threads(1)
 
 
 def _ends(spec: Spec) -> tuple[tuple[Site, ...], tuple[Site, ...]]:

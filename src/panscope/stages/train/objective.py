@@ -7,6 +7,7 @@ the threshold, the target-L0 penalty (JumpReLU paper, arXiv:2407.14435), the fre
 and Matryoshka prefixes (Gemma Scope 2), and the loss that revives dead latents.
 """
 
+import math
 from typing import Annotated, Literal
 
 from jaxtyping import Float
@@ -203,7 +204,7 @@ class TargetL0(config.Config):
         times harder than the target needs in the end: latents die, and Adam, which remembers the
         size of a thousand gradients, moves thresholds too little afterwards.
         """
-        return 1e-4 ** (1 - progress)
+        return math.pow(1e-4, 1 - progress)
 
 
 Penalty = Price | TargetL0

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from panscope.errors import ConfigError
 from panscope.sites import Site, match_sites
 from panscope.stages.train.architectures import (
@@ -193,9 +195,10 @@ def groups(
 
 
 def group_bytes(specs: Sequence[Spec], d_at: Mapping[Site, int], config: Config) -> int:
-    """Return the memory of a group: everybody's state, and the largest step of any."""
+    """Return the memory of a group: everybody's state, and a step for each thread."""
     states = sum(state_bytes(spec, d_at) for spec in specs)
-    return states + max((step_bytes(spec, d_at, config.batch_tokens) for spec in specs), default=0)
+    steps = sorted(step_bytes(spec, d_at, config.batch_tokens) for spec in specs)
+    return states + sum(steps[-torch.get_num_threads() :])
 
 
 def _half_of_memory() -> int:
