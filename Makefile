@@ -1,11 +1,16 @@
-# Two commands: `make demo` to see, `make test` to check. Both make .venv on first use.
+# Two commands: `make demo` to see, `make test` to check. Both make .venv on first use. `make bench`
+# and `make quality` measure; with `make peers` before, also the other trainers beside ours.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RUN ?= runs/demo
+PEERS := .peers
+PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet
+MEASURED := $(or $(wildcard $(PEERS)/.installed),$(VENV)/.installed)
+MEASURE := $(dir $(MEASURED))bin/python
 
-.PHONY: demo test lint screenshot clean
+.PHONY: demo test lint bench peers quality screenshot clean
 
 demo: $(VENV)/.installed
 	$(BIN)/panscope demo --output $(RUN) $(ARGS)
@@ -19,6 +24,19 @@ lint: $(VENV)/.developed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Under five minutes; the last line is JSON. Arguments: `make bench ARGS='--size d2304'`.
+bench: $(MEASURED)
+	$(MEASURE) benchmarks/train.py $(or $(ARGS),--short)
+
+# Hours: three seeds of every trainer, resumed where it was stopped.
+quality: $(MEASURED)
+	$(MEASURE) benchmarks/quality.py worlds $(ARGS)
+	$(MEASURE) benchmarks/quality.py sites $(ARGS)
+	$(MEASURE) benchmarks/quality.py short $(ARGS)
+	$(MEASURE) benchmarks/quality.py table
+
+peers: $(PEERS)/.installed
+
 # The README's picture, made by the browser test: of a fixture, or of a page of a running server,
 # `make screenshot PAGE='http://127.0.0.1:8000/sae/resid_post.2/w1024_l0_20_s0/7?text=Once upon'`.
 screenshot: $(VENV)/.developed
@@ -26,7 +44,7 @@ screenshot: $(VENV)/.developed
 	  $(BIN)/pytest tests/browser -k screenshot
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS)
 
 # torch comes first and alone, so that no other package chooses its build: a CPU build unless the
 # machine has CUDA, if pip knows one; otherwise whatever build pip offers of the pinned version.
@@ -43,3 +61,13 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 $(VENV)/.developed: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.installed
+
+# The other trainers, with the same torch and panscope beside them, so that all run in one process.
+# dictionary-learning names needs that its trainers do not have (nnsight, umap, wandb ...).
+$(PEERS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS_PIP) torch==2.13.0+cpu 2>/dev/null || $(PEERS_PIP) torch==2.13.0
+	$(PEERS_PIP) torch==2.13.0 sae-lens==6.54.12 eai-sparsify==1.3.3 einops
+	$(PEERS_PIP) --no-deps dictionary-learning==0.1.0
+	$(PEERS_PIP) --editable .
+	touch $@

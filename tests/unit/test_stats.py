@@ -91,7 +91,9 @@ def test_top_k_equals_a_sort_however_the_entries_arrive(entries: list[tuple[int,
     for key in range(4):
         ranked = sorted((-s, i) for i, (k, s) in enumerate(entries) if k == key)[:3]
         expected = [i for _, i in ranked] + [-1] * (3 - len(ranked))
-        assert merged.origins[key].tolist() == expected
+        slots = zip(merged.scores[key].tolist(), merged.origins[key].tolist(), strict=True)
+        assert [origin for _, origin in sorted((-s, i) for s, i in slots)] == expected
+        assert merged.lowest[key] == merged.scores[key].min()
 
 
 def test_moves_tell_where_payloads_go():
@@ -103,7 +105,5 @@ def test_moves_tell_where_payloads_go():
         scores = torch.rand(20, generator=generator)
         origins = torch.arange(batch * 20, batch * 20 + 20)
         moves = best.add_(keys, scores, origins)
-        old = payload[moves.keys[~moves.is_new], moves.old_ranks]
-        payload[moves.keys[~moves.is_new], moves.ranks[~moves.is_new]] = old
-        payload[moves.keys[moves.is_new], moves.ranks[moves.is_new]] = origins[moves.sources]
+        payload[moves.keys, moves.slots] = origins[moves.sources]
     assert torch.equal(payload, best.origins)

@@ -12,7 +12,7 @@ import ctypes
 import functools
 import importlib.util
 import os
-from ctypes import POINTER, byref, c_double, c_int32, c_int64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_int64, c_void_p
 
 import torch
 from jaxtyping import Float, Int
@@ -32,7 +32,11 @@ from panscope.kernels.pairs import (
 )
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
-SCREENS = {"automatic": 0, "int8": 1, "bf16": 2, "fp32": 3}
+SCREENS = {"automatic": 0, "vnni": 1, "pairs": 2, "bf16": 3, "fp32": 4}
+
+
+class _Counts(ctypes.Structure):
+    _fields_ = (("pairs", c_int64), ("candidates", c_int64))
 
 
 class _Hits(ctypes.Structure):
@@ -68,21 +72,14 @@ class _Rows(ctypes.Structure):
     )
 
 
-_ARGUMENTS = {
-    "encode": (
-        [c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_int32]
-        + [POINTER(c_int64)],
-        c_void_p,
-    ),
-    "take": ([c_void_p] * 5, None),
-    "residual": (
-        [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_int64]
-        + [c_void_p, c_void_p, c_void_p],
-        None,
-    ),
-    "gradients": ([POINTER(_Hits), POINTER(_Sources), c_void_p, c_void_p], None),
-    "update": ([POINTER(_Hits), POINTER(_Sources), POINTER(_Rows), c_int64, c_double], None),
-    "supports": ([ctypes.c_char_p], c_int32),
+_P, _N = c_void_p, c_int64
+_SIGNATURES: dict[str, tuple[list[type], type | None]] = {
+    "encode": ([_P, _N, _N, _P, _N, _P, _P, c_int32, POINTER(_Counts)], _P),
+    "take": ([_P, _P, _P, _P, _P], None),
+    "residual": ([_P, _P, _P, _N, _P, _N, _P, _P, _N, _P, _P, _P], None),
+    "gradients": ([POINTER(_Hits), POINTER(_Sources), _P, _P], None),
+    "update": ([POINTER(_Hits), POINTER(_Sources), POINTER(_Rows), _N, c_double], None),
+    "supports": ([c_char_p], c_int32),
     "screens": ([], c_int32),
 }
 
@@ -141,7 +138,7 @@ def _load(isa: str) -> ctypes.CDLL:
     except OSError as error:
         do = "reinstall panscope beside this torch, or train with PyTorch alone"
         raise Unsupported(spec.origin, f"cannot be loaded ({error})", do) from error
-    for name, (arguments, result) in _ARGUMENTS.items():
+    for name, (arguments, result) in _SIGNATURES.items():
         function = getattr(library, f"panscope_{name}")
         function.argtypes, function.restype = arguments, result
     return library
@@ -162,8 +159,8 @@ def encode(
     x, w_enc, b_enc, floor = (_plain(t) for t in (x, w_enc, b_enc, floor))
     n_tokens, d_in = x.shape
     n_latents = len(w_enc)
-    found, n_pairs = _library(), c_int64()
-    kept = found.panscope_encode(
+    native, counts = _library(), _Counts()
+    kept = native.panscope_encode(
         x.data_ptr(),
         n_tokens,
         d_in,
@@ -172,12 +169,12 @@ def encode(
         b_enc.data_ptr(),
         floor.data_ptr(),
         SCREENS[screen],
-        byref(n_pairs),
+        byref(counts),
     )
-    token = torch.empty(n_pairs.value, dtype=torch.int32)
-    latent, z = torch.empty_like(token), torch.empty(n_pairs.value)
-    offsets = torch.zeros(n_tokens + 1, dtype=torch.int64)
-    found.panscope_take(kept, token.data_ptr(), latent.data_ptr(), z.data_ptr(), offsets.data_ptr())
+    token = torch.empty(counts.pairs, dtype=torch.int32)
+    latent, z = torch.empty_like(token), torch.empty(counts.pairs)
+    offsets = torch.empty(n_tokens + 1, dtype=torch.int64)
+    native.panscope_take(kept, *(t.data_ptr() for t in (token, latent, z, offsets)))
     return Pairs(token, latent, z, offsets, n_latents)
 
 
@@ -220,8 +217,8 @@ def gradients(
 ) -> tuple[Encoder, Decoder]:
     """Gather each latent's rows of x and of error."""
     sources, alive = _sources(hits, x, error, everywhere, n_latents)
-    d_enc = torch.empty(n_latents, x.shape[1])
-    d_dec = torch.empty(n_latents, error.shape[1])
+    d_enc = torch.zeros(n_latents, x.shape[1])
+    d_dec = torch.zeros(n_latents, error.shape[1])
     _library().panscope_gradients(*sources, d_enc.data_ptr(), d_dec.data_ptr())
     del alive
     return d_enc, d_dec

@@ -7,11 +7,15 @@
 struct Kept;  // the pairs of one call of encode, until they are taken
 
 // How encode looks for candidates; `automatic` measures which is cheapest on this batch.
-enum class Screen : int32_t { automatic = 0, int8 = 1, bf16 = 2, fp32 = 3 };
+enum class Screen : int32_t { automatic = 0, vnni = 1, pairs = 2, bf16 = 3, fp32 = 4 };
+
+struct Counts {
+  int64_t pairs, candidates;
+};
 
 PANSCOPE_EXPORT Kept* panscope_encode(const float* x, int64_t n_tokens, int64_t d, const float* w_enc,
                                       int64_t n_latents, const float* b_enc, const float* floor,
-                                      Screen screen, int64_t* n_pairs);
+                                      Screen screen, Counts* counts);
 PANSCOPE_EXPORT void panscope_take(Kept* kept, int32_t* token, int32_t* latent, float* z,
                                    int64_t* offsets);
 

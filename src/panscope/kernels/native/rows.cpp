@@ -1,8 +1,9 @@
 // residual: token by token, decode the pairs, compare with the target, pull on each pair.
+#include <algorithm>
 #include <vector>
 
 #include "abi.h"
-#include "vector.h"
+#include "dot.h"
 
 using namespace panscope;
 
@@ -76,7 +77,13 @@ void add_later_prefixes(const Token& t) {
 void pull_on_pairs(const Token& t, float* pull) {
   int64_t i = 0;
   for (int64_t p = 0; p < t.n_prefixes; p++)
-    for (; i < t.ends[p]; i++) pull[i] = dot(t.error[p], t.w_dec + t.latent[i] * t.d, t.d);
+    while (i < t.ends[p]) {
+      const float* rows[rows_at_once];
+      int n = int(std::min<int64_t>(rows_at_once, t.ends[p] - i));
+      for (int r = 0; r < n; r++) rows[r] = t.w_dec + t.latent[i + r] * t.d;
+      dots(t.error[p], rows, n, t.d, pull + i);
+      i += n;
+    }
 }
 
 }  // namespace

@@ -15,7 +15,7 @@
 //                                                             - latent.error * token.norm
 //
 // A comparison with NaN makes a candidate. Rows that cannot be bounded (inf, NaN, or so large or
-// small that squares leave float32) get error = inf: all their pairs become candidates.
+// small that squares leave float32) get an infinite error: all their pairs become candidates.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -32,26 +32,22 @@ struct LatentTerms {
   float *floor, *norm, *error;
 };
 
-// What one scale and three sums over a rounded row say about it.
+// What a screen says about a row it has rounded.
 struct Rounding {
+  bool boundable;
   float scale;          // the row was multiplied by this before it was rounded
   float squared;        // |row * scale|^2
   float squared_kept;   // |rounded|^2
   float squared_error;  // |row * scale - rounded|^2
 };
 
-// Each product of d terms is off by at most d/2 ulps of |x||w| however it is summed; there are two
-// (the screen's and dot's), and the bound's own arithmetic and conversions add a few more.
-inline float slack(int64_t d) { return float(2 * d + 32) * 0x1p-24f; }
-
-// Sums of d <= 2^17 squares in float32, 4 lanes or more, are good to 2^-9.
-constexpr float rounded_up = 1.002f;
-
 // Within these, squares and products of two rows stay far from overflow and from denormals.
 constexpr float smallest = 0x1p-40f, largest = 0x1p40f;
-inline bool boundable(float max) { return max == 0 || (max >= smallest && max <= largest); }
+inline bool boundable(float magnitude) {
+  return magnitude == 0 || (magnitude >= smallest && magnitude <= largest);
+}
 
-// Largest magnitude in a row; NaN if any is in it.
+// Largest magnitude in a row; NaN if there is an inf or a NaN in it.
 inline float magnitude(const float* row, int64_t d) {
   float max = 0, poison = 0;
 #pragma omp simd reduction(max : max) reduction(+ : poison)
@@ -63,16 +59,23 @@ inline float magnitude(const float* row, int64_t d) {
   return max + poison;
 }
 
-inline TokenTerms token_terms(const Rounding& r, bool usable, int64_t d) {
-  if (!usable) return {1, INFINITY, 0};
+// Each product of d terms is off by at most d/2 ulps of |x||w| however it is summed; there are two
+// (the screen's and dot's), and the bound's own arithmetic and conversions add a few more.
+inline float slack(int64_t d) { return float(2 * d + 32) * 0x1p-24f; }
+
+// Sums of d <= 2^17 squares in float32, 4 lanes or more, are good to 2^-9.
+constexpr float rounded_up = 1.002f;
+
+inline TokenTerms token_terms(const Rounding& r, int64_t d) {
+  if (!r.boundable) return {1, INFINITY, 0};
   float lost = std::sqrt(r.squared_error) + slack(d) * std::sqrt(r.squared);
   return {r.scale, lost * rounded_up, std::sqrt(r.squared_kept) * rounded_up};
 }
 
-inline void set_latent_terms(LatentTerms to, int64_t j, const Rounding& r, bool usable, float floor) {
-  to.floor[j] = usable ? floor * r.scale : 0;
-  to.norm[j] = usable ? std::sqrt(r.squared) * rounded_up : INFINITY;
-  to.error[j] = usable ? std::sqrt(r.squared_error) * rounded_up : 0;
+inline void set_latent_terms(LatentTerms to, int64_t j, const Rounding& r, float floor) {
+  to.floor[j] = r.boundable ? floor * r.scale : 0;
+  to.norm[j] = r.boundable ? std::sqrt(r.squared) * rounded_up : INFINITY;
+  to.error[j] = r.boundable ? std::sqrt(r.squared_error) * rounded_up : 0;
 }
 
 // z > floor in float32, with z = dot + bias rounded, implies dot > floor - bias in real numbers,

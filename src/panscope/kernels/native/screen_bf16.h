@@ -1,14 +1,16 @@
 // The screen by bfloat16: twice the fp32 tile's speed, and a bound that survives rows with a few
 // huge entries, because every number keeps its own exponent.
 #pragma once
-#include "tile.h"
+#include "slots.h"
 
 #if defined(__AVX512F__)
 namespace panscope {
 
 struct Bf16 {
   static bool available() { return __builtin_cpu_supports("avx512bf16"); }
-  static int64_t words(int64_t d) { return ceil_div(d, 2); }
+  static constexpr double cycles = 1.0 / 32;  // of a pair of rows, times d
+
+  static int64_t words(const Slots& slots) { return ceil_div(slots.d, 2); }
 
   static uint32_t bits(float value) {
     uint32_t u;
@@ -36,15 +38,17 @@ struct Bf16 {
       half[k] = uint16_t(u >> 16);
     }
     if (d % 2) half[d] = 0;
-    return {1, squared, kept, error};
+    return {boundable(magnitude(row, d)), 1, squared, kept, error};
   }
-  static Rounding round_token(const float* x, int64_t d, uint32_t* to) { return round_row(x, d, to); }
-  static Rounding round_latent(const float* w, int64_t d, uint32_t* to, uint32_t* start) {
+  static Rounding round_token(const float* x, const Slots& slots, uint32_t* to) {
+    return round_row(x, slots.d, to);
+  }
+  static Rounding round_latent(const float* w, const Slots& slots, uint32_t* to, uint32_t* start) {
     *start = 0;
-    return round_row(w, d, to);
+    return round_row(w, slots.d, to);
   }
 
-  __attribute__((target("avx512bf16"))) static void tile(const uint32_t* tokens,
+  __attribute__((noinline, target("avx512bf16"))) static void tile(const uint32_t* tokens,
                                                          const uint32_t* panel, int64_t words,
                                                          const TokenTerms* token,
                                                          const PanelTerms& latent,

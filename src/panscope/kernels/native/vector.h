@@ -42,11 +42,15 @@ inline void prefetch(const float* from, int64_t n) {
 
 // Always in the same order: halves are added until one lane is left.
 inline float sum(Vec v) {
-  float part[lanes];
-  std::memcpy(part, &v, sizeof v);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) part[i] += part[i + half];
-  return part[0];
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX2__)
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
 }
 
 // Bit i is set unless value[i] <= limit[i]; so also where either is NaN.
@@ -63,9 +67,5 @@ inline uint32_t not_at_most(Vec value, Vec limit) {
   return bits;
 #endif
 }
-
-// The one float32 product that all results are made of: four running sums, always in this order, so
-// that a pair's value does not depend on how it was found. Not inlined: one body, one rounding.
-float dot(const float* a, const float* b, int64_t d);
 
 }  // namespace panscope

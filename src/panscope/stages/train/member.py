@@ -92,7 +92,8 @@ class Member:
         active = self._encode(body, centred)
         counts = active.pairs.by_latent((active.f != 0).to(x.dtype))
         cost, penalty = self._cost(active, counts, self.course.warmed_at(step))
-        made = self._backward(body, active, self._wanted(x, target), cost)
+        wanted = centred if self.spec.centres else self._wanted(x, target)
+        made = self._backward(body, active, wanted, cost)
         gradient = self._revived(body, centred, active, made)
         self.density = active.pairs.density
         self.meter.add_(counts, made.residual.squared, penalty, len(x))
@@ -122,7 +123,7 @@ class Member:
         return share * cost, share * (self.spec.penalty.value(mean) + (pressed * often).sum())
 
     def _wanted(self, x: Activations, target: Target) -> Target:
-        """Return what the decoder's rows must sum to."""
+        """Return what a transcoder's decoder rows must sum to."""
         wanted = target - self.vectors["b_dec"]
         return wanted.addmm_(x, self.vectors["skip"].T, alpha=-1) if self._skips else wanted
 
