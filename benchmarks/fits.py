@@ -3,7 +3,7 @@
 Every trainer sees the same tokens in the same order and gives a folded Sae: raw activations in,
 raw units out. The peers' settings are the best of some tried on resid_post.2 at L0 32 (SAELens:
 rates 1e-3 to 6e-3, kernels 0.05 to 1; dictionary_learning: rates 1e-3 to 1e-2, kernels 0.001 to
-0.03); in
+0.03); in worlds of known features SAELens has those of its own benchmark, SynthSAEBench.
 """
 
 import itertools
