@@ -22,6 +22,7 @@ DOORS = {
     "fastapi": ("web/",),
     "uvicorn": ("web/",),
     "click": ("cli.py",),
+    "triton": ("kernels/gpu",),
 }
 NOT_MODULES = {"utils", "common", "helpers", "core", "base", "types", "constants", "registry"} | {
     "factory",

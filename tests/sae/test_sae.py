@@ -45,7 +45,9 @@ def test_folding_gives_raw_units(scale: float, seed: int, skips: bool):
     sae = fold(trained, torch.full((6,), scale), torch.full((6,), scale))
     f = trained.encode(x)
     margin = (x @ trained.w_enc + trained.b_enc - trained.threshold).abs().min(1).values > 1e-4
-    torch.testing.assert_close(sae.encode(scale * x)[margin], scale * f[margin], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        sae.encode(scale * x)[margin], scale * f[margin], rtol=1e-4, atol=1e-4
+    )
     expected = scale * trained.rebuild(x)[margin]
     torch.testing.assert_close(sae.rebuild(scale * x)[margin], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(sae.w_dec, trained.w_dec)
