@@ -207,7 +207,11 @@ class Launch:
             stream = store.batches(self.sites, size, seed, batch=batch)
             return ({s: v.to(self.model.device) for s, v in b.values.items()} for b in stream)
 
-        return batches_from, {**self.inputs, "store": store.manifest.digest}
+        return batches_from, {
+            **self.inputs,
+            "store": store.manifest.digest,
+            "stream": digest_of({"seed": seed}),
+        }
 
 
 def _refuse_another_model(

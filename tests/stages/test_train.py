@@ -370,3 +370,27 @@ def test_scale_gives_unit_mean_square():
     x = next(batches_from(0))[SITES[1]]
     scaled = x / bank.scale_of(x)
     assert math.isclose(float(scaled.square().sum(1).mean()), 1, rel_tol=1e-5)
+
+
+def test_a_transcoder_may_not_write_what_it_reads():
+    changes = {"kind": "skip_transcoder", "sites": ("mlp_out.0",), "writes": ("mlp_out.0",)}
+    with pytest.raises(ConfigError, match="would write what it reads"):
+        sweep.specs(config(**changes), LAYERS)
+
+
+def test_a_site_that_never_changes_is_named():
+    settings = config(sites=("resid_post.0",))
+    specs = sweep.specs(settings, LAYERS)
+    with pytest.raises(ConfigError, match=r"site resid_post\.0: has the same activations"):
+        bank.begin(settings, specs, [{SITES[0]: torch.ones(8, D_IN)}])
+
+
+def test_a_bank_trained_by_two_threads_equals_one_by_one():
+    settings = config(seeds=(0, 1), tokens=20 * 256)
+    expected = after(settings, 20)
+    torch.set_num_threads(2)
+    try:
+        side_by_side = after(settings, 20)
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(side_by_side[name], value) for name, value in expected.items())

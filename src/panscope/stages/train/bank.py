@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from panscope.axes import Activations
+from panscope.errors import ConfigError
 from panscope.sites import Site
 from panscope.stages.train.member import Member, Scales
 from panscope.stages.train.objective import Config
@@ -110,11 +111,15 @@ def _joined(batch: Batch, sites: tuple[Site, ...]) -> Activations:
 
 
 def _scales(spec: Spec, x_at: Batch) -> Scales:
-    read, written = (torch.cat([_scale(x_at[site]) for site in ends]) for ends in _ends(spec))
+    read, written = (torch.cat([_scale(x_at[site], site) for site in ends]) for ends in _ends(spec))
     target = (_joined(x_at, spec.writes) / written).double()
     variance = float(target.var(0, correction=0).sum())
     return Scales(read, written, target.mean(0).float(), variance)
 
 
-def _scale(x: Activations) -> Float[Tensor, " d_in"]:
-    return torch.full((x.shape[1],), scale_of(x), device=x.device)
+def _scale(x: Activations, site: Site) -> Float[Tensor, " d_in"]:
+    scale = scale_of(x)
+    if not x.double().var(0, correction=0).sum() > 0:
+        do = "train on other sites, or on more varied text"
+        raise ConfigError(f"site {site}", "has the same activations at every token", do)
+    return torch.full((x.shape[1],), scale, device=x.device)

@@ -61,7 +61,8 @@ class Member:
     def begin(cls, spec: Spec, config: Config, scales: Scales) -> Self:
         """Make a member at step 0, on the device of its scales."""
         device = scales.read.device
-        seen = scales.variance if spec.centres else 1.0  # of what the encoder reads
+        is_centred = spec.centres and config.bias == "mean"  # what the encoder reads at first
+        seen = scales.variance if is_centred else float(len(spec.reads))
         row = spec.architecture(config, len(scales.read), seen)
         vectors = row.vectors(spec.width) | _vectors(spec, config, scales)
         vectors = {name: vector.to(device) for name, vector in vectors.items()}
@@ -116,7 +117,8 @@ class Member:
         if activity is None:
             return torch.zeros_like(counts), counts.new_zeros(())
         frequency, n_tokens = self.spec.saes.frequency, active.pairs.n_tokens
-        mean, often = activity.sum() / n_tokens, counts / n_tokens
+        # In float64, where the order of a sum over threads changes no bit of a count.
+        mean, often = (activity.double().sum() / n_tokens).to(activity.dtype), counts / n_tokens
         pressed = often * (frequency.strength / frequency.scale)
         cost = self.spec.penalty.slope(mean) + 2 * pressed
         share = self.spec.penalty.share_at(warmed)

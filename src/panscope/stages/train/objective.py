@@ -1,10 +1,8 @@
 """What training minimises and how its strengths change over time: the recipe's words.
 
-The defaults are Gemma Scope's numbers (Lieberum et al. 2024, arXiv:2408.05147, section 3.2), which
-presume a million steps, except that a learning rate that is not given follows from the number of
-steps (`rate_for`). Departures, off by default: `decay_share` (the paper names no decay), `rate` of
-the threshold, the target-L0 penalty (JumpReLU paper, arXiv:2407.14435), the frequency penalty
-and Matryoshka prefixes (Gemma Scope 2), and the loss that revives dead latents.
+What is None follows from the run's length and the activations' scale (`course`). The numbers of
+Gemma Scope (Lieberum et al. 2024, arXiv:2408.05147, section 3.2), which presume a million steps,
+are in the packaged recipe `gemma_scope_1`; those of its successor, as known, in `gemma_scope_2`.
 """
 
 import math
@@ -16,8 +14,9 @@ from torch import Tensor
 
 from panscope import config
 
-Positive = Annotated[float, Field(gt=0)]
-AtLeastZero = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
 Steps = Annotated[int, Field(ge=0)]
@@ -31,7 +30,7 @@ class Schedule(config.Config):
     """How the learning rate and the sparsity penalty change over the steps."""
 
     learning_rate: Positive | None = None
-    """None follows the rule of `rules.py`, as every None here does."""
+    """None follows the rule of `course`, as every None here does."""
     warmup_steps: Steps | None = None
     """Cosine from a tenth of the rate to the whole of it."""
     decay_share: Share | None = None
@@ -96,7 +95,7 @@ class Saes(config.Config):
     """Matryoshka: numbers of first latents that must rebuild the target by themselves."""
     frequency: Frequency = Frequency()
     revive: Revive = Revive()
-    seeds: Annotated[tuple[int, ...], Some] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Some] = (0,)
 
     @model_validator(mode="after")
     def _is_possible(self) -> "Saes":

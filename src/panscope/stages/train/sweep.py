@@ -26,7 +26,8 @@ from panscope.stages.train.course import thresholds
 from panscope.stages.train.objective import Config, Penalty, Saes, penalties
 
 FLOAT_BYTES = 4
-PAIR_BYTES = 64  # index, value, slope and copies of a pair at the widest point of a step
+DENSEST_STEP_BYTES = {"gated": 56, "relu": 40, "topk": 24, "batch_topk": 24, "jumprelu": 16}
+"""For each pre-activation of a batch, while codes are dense: measured at 2,048 x 4,096."""
 MEMORY_SHARE = 0.5  # of the machine's memory, when the recipe names no limit
 
 
@@ -59,6 +60,7 @@ class Spec:
         """What tells it from the other Saes of its site."""
         parts = [
             "" if self.saes.kind == "autoencoder" else self.saes.kind,
+            "" if self.reads == self.writes else "from_" + "+".join(map(str, self.reads)),
             "" if self.saes.architecture == "jumprelu" else self.saes.architecture,
             f"w{self.width}",
             self.penalty.label,
@@ -76,7 +78,7 @@ class Spec:
     @property
     def centres(self) -> bool:
         """Whether the decoder's bias is subtracted from the input, as autoencoders do."""
-        return self.reads == self.writes
+        return self.saes.kind in ("autoencoder", "crosscoder")
 
     @property
     def takes_k(self) -> bool:
@@ -149,6 +151,9 @@ def _ends(saes: Saes, n_layers: int) -> list[tuple[tuple[Site, ...], tuple[Site,
     if saes.kind == "crosscoder":
         return [(reads, reads)]
     writes = match_sites(saes.writes, n_layers) if saes.writes else reads
+    if saes.writes and set(reads) & set(writes):
+        do = "name other sites to write, or ask for an autoencoder"
+        raise ConfigError("train.writes", "a transcoder would write what it reads", do)
     if len(reads) != len(writes):
         found = f"reads {len(reads)} sites and writes {len(writes)}"
         raise ConfigError("train.writes", found, "name as many sites to write as to read")
@@ -164,14 +169,14 @@ def state_bytes(spec: Spec, d_at: Mapping[Site, int]) -> int:
 
 
 def step_bytes(spec: Spec, d_at: Mapping[Site, int], batch_tokens: int) -> int:
-    """Return what a step needs besides: inputs, errors, a packed encoder, and the pairs.
+    """Return what a step needs besides, at most: inputs, errors, a packed encoder, the codes.
 
-    Pairs are counted at a fifth of all pre-activations, above which the dense body takes over and
-    needs a block of bounded size instead.
+    Codes are at their densest in the first steps, where half of all latents may fire.
     """
     d_in, d_out = (sum(d_at[site] for site in sites) for sites in (spec.reads, spec.writes))
     dense = batch_tokens * (3 * d_in + (2 + len(spec.bounds)) * d_out) + spec.width * d_in
-    return FLOAT_BYTES * dense + PAIR_BYTES * batch_tokens * spec.width // 5
+    codes = DENSEST_STEP_BYTES[spec.saes.architecture] * batch_tokens * spec.width
+    return FLOAT_BYTES * dense + codes
 
 
 def groups(
@@ -195,10 +200,12 @@ def groups(
 
 
 def group_bytes(specs: Sequence[Spec], d_at: Mapping[Site, int], config: Config) -> int:
-    """Return the memory of a group: everybody's state, and a step for each thread."""
+    """Return the memory of a group: everybody's state, their inputs, a step for each thread."""
     states = sum(state_bytes(spec, d_at) for spec in specs)
+    ends = {ends for spec in specs for ends in (spec.reads, spec.writes)}
+    inputs = config.batch_tokens * sum(d_at[site] for sites in ends for site in sites)
     steps = sorted(step_bytes(spec, d_at, config.batch_tokens) for spec in specs)
-    return states + sum(steps[-torch.get_num_threads() :])
+    return states + FLOAT_BYTES * inputs + sum(steps[-torch.get_num_threads() :])
 
 
 def _half_of_memory() -> int:
