@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RUN ?= runs/demo
 PEERS := .peers
 PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet
+NATIVE := $(wildcard src/panscope/kernels/native/*)
 MEASURED := $(or $(wildcard $(PEERS)/.installed),$(VENV)/.installed)
 MEASURE := $(dir $(MEASURED))bin/python
 
@@ -54,20 +55,24 @@ $(VENV)/.torch: constraints.txt
 	$(PIP) torch==2.13.0
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+# Again when the C++ has changed: the libraries are built by the installation.
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PIP) --editable '.[web]'
 	touch $@
 
-$(VENV)/.developed: $(VENV)/.torch pyproject.toml
+$(VENV)/.developed: $(VENV)/.torch pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.installed
 
 # The other trainers, with the same torch and panscope beside them, so that all run in one process.
 # dictionary-learning names needs that its trainers do not have (nnsight, umap, wandb ...).
-$(PEERS)/.installed: pyproject.toml
+$(PEERS)/.others:
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS_PIP) torch==2.13.0+cpu 2>/dev/null || $(PEERS_PIP) torch==2.13.0
 	$(PEERS_PIP) torch==2.13.0 sae-lens==6.54.12 eai-sparsify==1.3.3 einops
 	$(PEERS_PIP) --no-deps dictionary-learning==0.1.0
+	touch $@
+
+$(PEERS)/.installed: $(PEERS)/.others pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PEERS_PIP) --editable .
 	touch $@

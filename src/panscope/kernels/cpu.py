@@ -35,7 +35,11 @@ INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
 SCREENS = {"automatic": 0, "vnni": 1, "pairs": 2, "bf16": 3, "fp32": 4}
 
 
-class _Counts(ctypes.Structure):
+class Counts(ctypes.Structure):
+    """How many pairs passed their floor, and how many the screen had to pass on."""
+
+    pairs: int
+    candidates: int
     _fields_ = (("pairs", c_int64), ("candidates", c_int64))
 
 
@@ -74,8 +78,9 @@ class _Rows(ctypes.Structure):
 
 _P, _N = c_void_p, c_int64
 _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
-    "encode": ([_P, _N, _N, _P, _N, _P, _P, c_int32, POINTER(_Counts)], _P),
+    "encode": ([_P, _N, _N, _P, _N, _P, _P, c_int32, POINTER(Counts)], _P),
     "take": ([_P, _P, _P, _P, _P], None),
+    "drop": ([_P], None),
     "residual": ([_P, _P, _P, _N, _P, _N, _P, _P, _N, _P, _P, _P], None),
     "gradients": ([POINTER(_Hits), POINTER(_Sources), _P, _P], None),
     "update": ([POINTER(_Hits), POINTER(_Sources), POINTER(_Rows), _N, c_double], None),
@@ -156,26 +161,34 @@ def encode(
     The screen is an upper bound, so it decides the speed alone: the pairs kept and their values are
     the same to the bit for every screen, number of threads and block of tokens.
     """
-    x, w_enc, b_enc, floor = (_plain(t) for t in (x, w_enc, b_enc, floor))
-    n_tokens, d_in = x.shape
-    n_latents = len(w_enc)
-    native, counts = _library(), _Counts()
-    kept = native.panscope_encode(
-        x.data_ptr(),
-        n_tokens,
-        d_in,
-        w_enc.data_ptr(),
-        n_latents,
-        b_enc.data_ptr(),
-        floor.data_ptr(),
-        SCREENS[screen],
-        byref(counts),
-    )
+    kept, counts = _encoded(x, w_enc, b_enc, floor, screen)
     token = torch.empty(counts.pairs, dtype=torch.int32)
     latent, z = torch.empty_like(token), torch.empty(counts.pairs)
-    offsets = torch.empty(n_tokens + 1, dtype=torch.int64)
-    native.panscope_take(kept, *(t.data_ptr() for t in (token, latent, z, offsets)))
-    return Pairs(token, latent, z, offsets, n_latents)
+    offsets = torch.empty(len(x) + 1, dtype=torch.int64)
+    _library().panscope_take(kept, *(t.data_ptr() for t in (token, latent, z, offsets)))
+    return Pairs(token, latent, z, offsets, len(w_enc))
+
+
+def counts(
+    x: Activations, w_enc: Encoder, b_enc: PerLatent, floor: PerLatent, screen: str = "automatic"
+) -> Counts:
+    """Count what `encode` would keep, and how many candidates its screen would find."""
+    kept, found = _encoded(x, w_enc, b_enc, floor, screen)
+    _library().panscope_drop(kept)
+    return found
+
+
+def _encoded(
+    x: Activations, w_enc: Encoder, b_enc: PerLatent, floor: PerLatent, screen: str
+) -> tuple[int, Counts]:
+    """Return a handle on what was kept, to be taken or dropped."""
+    plain = [_plain(t) for t in (x, w_enc, b_enc, floor)]
+    at_x, at_w, at_b, at_floor = (t.data_ptr() for t in plain)
+    sizes, found = (*x.shape, len(w_enc)), Counts()
+    kept = _library().panscope_encode(
+        at_x, sizes[0], sizes[1], at_w, sizes[2], at_b, at_floor, SCREENS[screen], byref(found)
+    )
+    return kept, found
 
 
 def residual(

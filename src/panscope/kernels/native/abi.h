@@ -18,6 +18,7 @@ PANSCOPE_EXPORT Kept* panscope_encode(const float* x, int64_t n_tokens, int64_t 
                                       Screen screen, Counts* counts);
 PANSCOPE_EXPORT void panscope_take(Kept* kept, int32_t* token, int32_t* latent, float* z,
                                    int64_t* offsets);
+PANSCOPE_EXPORT void panscope_drop(Kept* kept);
 
 PANSCOPE_EXPORT void panscope_residual(const int32_t* latent, const float* f, const int64_t* offsets,
                                        int64_t n_tokens, const float* w_dec, int64_t d,

@@ -83,7 +83,7 @@ constexpr int wide = registers / 2;  // sums held in registers
 // to[k ..] = sum of weight * row[k ..], `width` registers; of the last one only `n` lanes.
 template <int width>
 void gather(const Entries& entries, const float* rows, int64_t d, int64_t k, int64_t n, float* to) {
-  constexpr int64_t ahead = 12;  // about 1 us: a trip to memory and back
+  constexpr int64_t ahead = 16;
   Vec sums[width] = {};
   for (const Entry* e = entries.begin; e < entries.last; e++) {
     if (e + ahead < entries.end) prefetch(rows + e[ahead].row * d + k, width * lanes);
@@ -134,6 +134,7 @@ void visit(const HitArrays& hits, const Sources& from, Sink sink) {
 #pragma omp for schedule(dynamic, 32)
     for (int64_t j = 0; j < from.n_latents; j++) {
       if (!is_touched(j)) continue;
+      sink.expect_enc(std::min(j + 2, from.n_latents - 1));
       gather(sorted.of(sorted.enc, j), from.x, from.d_in, gradient.get());
       if (float share = everywhere(j); share != 0)
         for (int64_t k = 0; k < from.d_in; k++) gradient[k] += share * x_sum[k];
@@ -142,6 +143,7 @@ void visit(const HitArrays& hits, const Sources& from, Sink sink) {
 #pragma omp for schedule(dynamic, 32)
     for (int64_t j = 0; j < from.n_latents; j++) {
       if (!is_touched(j)) continue;
+      sink.expect_dec(std::min(j + 2, from.n_latents - 1));
       gather(sorted.of(sorted.dec, j), from.error, from.d_out, gradient.get());
       sink.dec(j, gradient.get());
     }
@@ -153,6 +155,8 @@ struct Write {
   float *d_w_enc, *d_w_dec;
   int64_t d_in, d_out;
 
+  void expect_enc(int64_t) const {}
+  void expect_dec(int64_t) const {}
   void enc(int64_t j, const float* gradient) const {
     std::copy_n(gradient, d_in, d_w_enc + j * d_in);
   }
@@ -171,6 +175,8 @@ struct Step {
   static constexpr double beta2 = 0.999;
   static constexpr float epsilon = 1e-8f;
 
+  void expect_enc(int64_t j) const { expect(rows.w_enc, rows.v_enc, j, d_in); }
+  void expect_dec(int64_t j) const { expect(rows.w_dec, rows.v_dec, j, d_out); }
   void enc(int64_t j, const float* gradient) const {
     adam(rows.w_enc + j * d_in, rows.v_enc + j * d_in, gradient, d_in, decay(j));
   }
@@ -183,6 +189,12 @@ struct Step {
   }
 
  private:
+  // Of a row longer than 2 KB the processor fetches the rest unasked.
+  static void expect(const float* w, const float* v, int64_t j, int64_t d) {
+    prefetch(w + j * d, std::min<int64_t>(d, 512));
+    prefetch(v + j * d, std::min<int64_t>(d, 512));
+  }
+
   // Most touched rows were touched in the step before; pow costs 50 ns.
   float decay(int64_t j) const {
     int64_t steps = step - rows.seen[j];

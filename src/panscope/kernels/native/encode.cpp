@@ -28,7 +28,7 @@ struct Plan {
 
   Plan(const Problem& p, int64_t packed_row_bytes)
       : n_tiles(ceil_div(p.n_tokens, tile_height)), n_panels(ceil_div(p.n_latents, panel_width)) {
-    constexpr int64_t second_cache = 640 << 10, last_cache = 12 << 20, jobs_per_thread = 24;
+    constexpr int64_t second_cache = 640 << 10, last_cache = 12 << 20, jobs_per_thread = 8;
     int64_t row = 4 * p.d + packed_row_bytes, enough = jobs_per_thread * omp_get_max_threads();
     int64_t stretches = std::max(ceil_div(p.n_tokens * row, last_cache), ceil_div(enough, n_panels));
     stretch_tiles = ceil_div(n_tiles, std::min(stretches, n_tiles));
@@ -78,7 +78,8 @@ class Worker {
         panels(scratch<uint32_t>(plan.range_panels * panel_words(tokens.words))),
         row(scratch<uint32_t>(tokens.words)),
         terms(scratch<float>(3 * plan.range_panels * panel_width)),
-        masks(plan.range_panels * tile_height) {
+        masks(plan.range_panels * tile_height),
+        candidates(scratch<Pair>(masks.size() * panel_width)) {
     int64_t n = plan.range_panels * panel_width;
     latent_terms = {terms.get(), terms.get() + n, terms.get() + 2 * n};
   }
@@ -93,7 +94,7 @@ class Worker {
       screen(tile);
       if (tile > first) decide(passed);  // the tile before: its tokens have arrived by now
       collect(tile);
-      passed.n_candidates += candidates.size();
+      passed.n_candidates += n_candidates;
     }
     decide(passed);
   }
@@ -119,17 +120,17 @@ class Worker {
 
   // List the marked pairs in order, and send for their tokens.
   void collect(int64_t tile) {
-    candidates.clear();
+    n_candidates = 0;
     int64_t n_rows = std::min<int64_t>(tile_height, p.n_tokens - tile * tile_height);
     for (int64_t r = 0; r < n_rows; r++) {
-      size_t before = candidates.size();
+      int64_t before = n_candidates;
       for (int64_t i = 0; i < n_panels; i++) {
         int64_t j = (first_panel + i) * panel_width;
         for (uint32_t mask = masks[i * tile_height + r] & real(j); mask; mask &= mask - 1)
-          candidates.push_back(
-              {int32_t(tile * tile_height + r), int32_t(j + __builtin_ctz(mask))});
+          candidates[n_candidates++] = {int32_t(tile * tile_height + r),
+                                        int32_t(j + __builtin_ctz(mask))};
       }
-      if (candidates.size() > before) prefetch(p.x + (tile * tile_height + r) * p.d, p.d);
+      if (n_candidates > before) prefetch(p.x + (tile * tile_height + r) * p.d, p.d);
     }
   }
 
@@ -141,21 +142,20 @@ class Worker {
 
   // Here, and only here, is a pair's value made.
   void decide(Passed& passed) {
-    for (size_t i = 0, n; i < candidates.size(); i += n) {
+    for (int64_t i = 0, n; i < n_candidates; i += n) {
       const float* rows[rows_at_once];
       float z[rows_at_once];
       int64_t t = candidates[i].token;
-      for (n = 0; n < rows_at_once && i + n < candidates.size() && candidates[i + n].token == t; n++)
+      for (n = 0; n < rows_at_once && i + n < n_candidates && candidates[i + n].token == t; n++)
         rows[n] = p.w + candidates[i + n].latent * p.d;
       dots(p.x + t * p.d, rows, int(n), p.d, z);
-      for (size_t r = 0; r < n; r++) {
+      for (int64_t r = 0; r < n; r++) {
         int64_t j = candidates[i + r].latent;
-        if (!(z[r] + p.bias[j] > p.floor[j])) continue;
-        passed.pairs.push_back(candidates[i + r]);
-        passed.z.push_back(z[r] + p.bias[j]);
+        z[r] += p.bias[j];
+        if (z[r] > p.floor[j]) passed.hits.push_back({candidates[i + r], z[r]});
       }
     }
-    passed.begin.push_back(int32_t(passed.z.size()));
+    passed.begin.push_back(int32_t(passed.hits.size()));
   }
 
   const Problem& p;
@@ -165,8 +165,8 @@ class Worker {
   Scratch<float> terms;
   LatentTerms latent_terms;
   std::vector<uint32_t> masks;
-  std::vector<Pair> candidates;
-  int64_t first_panel = 0, n_panels = 0;
+  Scratch<Pair> candidates;
+  int64_t n_candidates = 0, first_panel = 0, n_panels = 0;
 };
 
 template <class Screen>
@@ -175,7 +175,7 @@ Kept encode_by(const Problem& p, const Slots& slots) {
   Tokens<Screen> tokens(plan.n_tiles, slots);
   Kept kept{p.n_tokens, plan.n_tiles, plan.stretch_tiles, plan.n_ranges(), {}};
   kept.jobs.resize(plan.n_stretches() * plan.n_ranges());
-#pragma omp parallel
+#pragma omp parallel if (p.n_tokens * p.n_latents > 1 << 16)
   {
     auto row = scratch<uint32_t>(tokens.words);
 #pragma omp for schedule(static)
@@ -232,22 +232,28 @@ Kept* panscope_encode(const float* x, int64_t n_tokens, int64_t d, const float* 
 
 void panscope_take(Kept* kept, int32_t* token, int32_t* latent, float* z, int64_t* offsets) {
   std::fill_n(offsets, kept->n_tokens + 1, 0);
-#pragma omp parallel for schedule(static)
-  for (int64_t tile = 0; tile < kept->n_tiles; tile++)
-    kept->each_of_tile(tile, [&](Pair pair, float) { offsets[pair.token + 1]++; });
-  for (int64_t t = 0; t < kept->n_tokens; t++) offsets[t + 1] += offsets[t];
-#pragma omp parallel for schedule(static)
-  for (int64_t tile = 0; tile < kept->n_tiles; tile++) {
-    int64_t next[tile_height];
-    int64_t first = tile * tile_height;
-    for (int64_t r = 0; r < tile_height && first + r < kept->n_tokens; r++)
-      next[r] = offsets[first + r];
-    kept->each_of_tile(tile, [&](Pair pair, float value) {
-      int64_t at = next[pair.token - first]++;
-      token[at] = pair.token;
-      latent[at] = pair.latent;
-      z[at] = value;
-    });
+#pragma omp parallel
+  {
+#pragma omp for schedule(static)
+    for (int64_t tile = 0; tile < kept->n_tiles; tile++)
+      kept->each_of_tile(tile, [&](const Hit& hit) { offsets[hit.pair.token + 1]++; });
+#pragma omp single
+    for (int64_t t = 0; t < kept->n_tokens; t++) offsets[t + 1] += offsets[t];
+#pragma omp for schedule(static)
+    for (int64_t tile = 0; tile < kept->n_tiles; tile++) {
+      int64_t first = tile * tile_height;
+      int64_t n = std::min<int64_t>(tile_height, kept->n_tokens - first);
+      int64_t next[tile_height];
+      std::copy_n(offsets + first, n, next);
+      kept->each_of_tile(tile, [&](const Hit& hit) {
+        int64_t at = next[hit.pair.token - first]++;
+        token[at] = hit.pair.token;
+        latent[at] = hit.pair.latent;
+        z[at] = hit.z;
+      });
+    }
   }
   delete kept;
 }
+
+void panscope_drop(Kept* kept) { delete kept; }

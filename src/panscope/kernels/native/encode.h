@@ -10,11 +10,15 @@ struct Pair {
   int32_t token, latent;
 };
 
-// What passed in one job: pairs in order of (token, latent). Those of the job's i-th tile of tokens
-// are begin[i] .. begin[i + 1].
+struct Hit {
+  Pair pair;
+  float z;
+};
+
+// What passed in one job, in order of (token, latent). Hits of the job's i-th tile of tokens are
+// begin[i] .. begin[i + 1].
 struct Passed {
-  std::vector<Pair> pairs;
-  std::vector<float> z;
+  std::vector<Hit> hits;
   std::vector<int32_t> begin{0};
   int64_t n_candidates = 0;
 };
@@ -25,7 +29,7 @@ struct Kept {
 
   int64_t n_pairs() const {
     int64_t n = 0;
-    for (const Passed& job : jobs) n += job.z.size();
+    for (const Passed& job : jobs) n += job.hits.size();
     return n;
   }
   int64_t n_candidates() const {
@@ -34,13 +38,13 @@ struct Kept {
     return n;
   }
 
-  // Visit a tile's pairs, latents ascending for each token: visit(pair, z).
+  // Visit a tile's hits, latents ascending for each token.
   template <class Visit>
   void each_of_tile(int64_t tile, Visit visit) const {
     int64_t stretch = tile / stretch_tiles, i = tile % stretch_tiles;
     for (int64_t range = 0; range < n_ranges; range++) {
       const Passed& job = jobs[stretch * n_ranges + range];
-      for (int32_t at = job.begin[i]; at < job.begin[i + 1]; at++) visit(job.pairs[at], job.z[at]);
+      for (int32_t at = job.begin[i]; at < job.begin[i + 1]; at++) visit(job.hits[at]);
     }
   }
 };

@@ -66,15 +66,19 @@ inline float slack(int64_t d) { return float(2 * d + 32) * 0x1p-24f; }
 // Sums of d <= 2^17 squares in float32, 4 lanes or more, are good to 2^-9.
 constexpr float rounded_up = 1.002f;
 
+// Added to norms and errors, so that rows of zeros still have a bound (2^-120) above what a scaled
+// floor can lose to underflow.
+constexpr float above_zero = 0x1p-60f;
+
 inline TokenTerms token_terms(const Rounding& r, int64_t d) {
   if (!r.boundable) return {1, INFINITY, 0};
   float lost = std::sqrt(r.squared_error) + slack(d) * std::sqrt(r.squared);
-  return {r.scale, lost * rounded_up, std::sqrt(r.squared_kept) * rounded_up};
+  return {r.scale, lost * rounded_up + above_zero, std::sqrt(r.squared_kept) * rounded_up};
 }
 
 inline void set_latent_terms(LatentTerms to, int64_t j, const Rounding& r, float floor) {
   to.floor[j] = r.boundable ? floor * r.scale : 0;
-  to.norm[j] = r.boundable ? std::sqrt(r.squared) * rounded_up : INFINITY;
+  to.norm[j] = r.boundable ? std::sqrt(r.squared) * rounded_up + above_zero : INFINITY;
   to.error[j] = r.boundable ? std::sqrt(r.squared_error) * rounded_up : 0;
 }
 
