@@ -31,7 +31,7 @@ from panscope.stages import describe, evaluate, harvest, train
 from panscope.stages.describe import Config as DescribeConfig
 from panscope.stages.evaluate import Config as EvaluateConfig
 from panscope.stages.harvest import Config as HarvestConfig
-from panscope.stages.train import BatchesFrom, sweep
+from panscope.stages.train import BatchesFrom, memory, sweep
 from panscope.stages.train import Config as TrainConfig
 from panscope.stages.train.sweep import Spec
 from panscope.store.reader import Store
@@ -138,7 +138,7 @@ class Launch:
     def banks(self) -> list[tuple[Spec, ...]]:
         """The Saes in the groups that fit in memory together."""
         d_at = {site: self.model.d_at(site) for site in self.sites}
-        return sweep.groups(self.specs, d_at, self.recipe.train)
+        return memory.groups(self.specs, d_at, self.recipe.train, self.model.device)
 
     def evaluate(self) -> Suite:
         """Measure `suite/` on held-out text: metrics into its manifest, a table into report.md."""

@@ -9,11 +9,9 @@ model, and about what training takes while codes are sparse.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from panscope.launch import Launch
 from panscope.sites import Site
-from panscope.stages.train import sweep
+from panscope.stages.train import memory
 from panscope.stages.train.pace import Product, floor_seconds
 from panscope.stages.train.sweep import Spec
 
@@ -59,14 +57,14 @@ def plan(launch: Launch) -> Plan:
         tokens=config.tokens,
         train_flops=2.0 * encoders * config.tokens,
         model_flops=2.0 * n_parameters * config.tokens * passes,
-        suite_bytes=sweep.FLOAT_BYTES * (encoders + decoders),
-        flops_per_second=TIMED.flops / floor_seconds([TIMED], torch.device(model.device)),
+        suite_bytes=memory.FLOAT_BYTES * (encoders + decoders),
+        flops_per_second=TIMED.flops / floor_seconds([TIMED], model.device),
     )
 
 
 def _bank(specs: Sequence[Spec], d_at: Mapping[Site, int], launch: Launch) -> Bank:
     names = tuple(spec.sae for spec in specs)
-    return Bank(names, sweep.group_bytes(specs, d_at, launch.recipe.train))
+    return Bank(names, memory.group_bytes(specs, d_at, launch.recipe.train, launch.model.device))
 
 
 def _size(sites: Sequence[Site], d_at: Mapping[Site, int]) -> int:

@@ -18,12 +18,13 @@ from panscope.sae.sae import WEIGHTS
 from panscope.sae.suite import Suite
 from panscope.sites import Site
 from panscope.stages import train
-from panscope.stages.train import bank, course, member, optimiser, sweep
+from panscope.stages.train import bank, course, member, memory, optimiser, sweep
 from panscope.stages.train.course import Course
 from panscope.stages.train.objective import (
     Config,
     Frequency,
     Price,
+    Revive,
     Saes,
     Schedule,
     TargetL0,
@@ -32,6 +33,7 @@ from panscope.stages.train.objective import (
 
 SITES = (Site("resid_post", 0), Site("mlp_out", 1))
 D_IN, N_TRUE = 12, 30
+CPU = torch.device("cpu")
 
 
 def world() -> Tensor:
@@ -340,6 +342,8 @@ def test_the_same_sae_twice_is_refused(tmp_path: Path):
         ({"target_l0": [3.0], "writes": ["mlp_out.0"]}, "need writes"),
         ({"sparsity": [1.0], "architecture": "relu", "frequency": {"strength": 1.0}}, "jumprelu"),
         ({"target_l0": [3.0], "schedule": {"sparsity_warmup_steps": -1}}, "is -1"),
+        ({"target_l0": [3.0], "revive": {"aux_k": 4}}, "those of topk"),
+        ({"target_l0": [3], "architecture": "topk", "revive": {"preact_strength": 1}}, "jumprelu"),
     ],
 )
 def test_impossible_recipes_are_refused(changes: dict[str, object], message: str):
@@ -353,17 +357,44 @@ def test_transcoders_need_as_many_sites_to_write_as_to_read():
         sweep.specs(settings, LAYERS)
 
 
+def test_saes_may_differ_in_prefixes_or_strengths_alone():
+    more = (
+        Saes(target_l0=(3.0,), widths=(48,), prefixes=(8, 16)),
+        Saes(target_l0=(3.0,), widths=(48,), prefixes=(8, 24)),
+        Saes(target_l0=(3.0,), widths=(48,), revive=Revive(preact_strength=0.1)),
+        Saes(target_l0=(3.0,), widths=(48,), frequency=Frequency(strength=2), target_strength=3),
+    )
+    names = [spec.name for spec in sweep.specs(config(more=more), LAYERS) if spec.site == SITES[0]]
+    assert names == [
+        "w48_l0_3_s0",
+        "w48_l0_3_matryoshka_8_16_s0",
+        "w48_l0_3_matryoshka_8_24_s0",
+        "w48_l0_3_preact_0.1_s0",
+        "w48_l0_3_strength_3_frequency_2_s0",
+    ]
+    with pytest.raises(ConfigError, match="twice"):
+        sweep.specs(config(more=more[:1] * 2), LAYERS)
+
+
 def test_memory_is_bounded_by_training_in_groups():
     settings = config(seeds=tuple(range(6)))
     wanted = sweep.specs(settings, LAYERS)
     d_at = dict.fromkeys(SITES, D_IN)
-    assert sweep.groups(wanted, d_at, settings) == [wanted]
-    three = sweep.group_bytes(wanted[:3], d_at, settings) / 1e9
-    split = sweep.groups(wanted, d_at, config(seeds=tuple(range(6)), memory_gb=three))
+    assert memory.groups(wanted, d_at, settings, CPU) == [wanted]
+    three = memory.group_bytes(wanted[:3], d_at, settings, CPU) / 1e9
+    split = memory.groups(wanted, d_at, config(seeds=tuple(range(6)), memory_gb=three), CPU)
     assert [len(group) for group in split] == [3, 3, 3, 3]
     assert tuple(itertools.chain(*split)) == wanted
     with pytest.raises(ConfigError, match=r"more than the 0\.0 GB it may take"):
-        sweep.groups(wanted, d_at, config(memory_gb=1e-6))
+        memory.groups(wanted, d_at, config(memory_gb=1e-6), CPU)
+
+
+def test_a_container_may_use_less_memory_than_its_host_has(tmp_path: Path):
+    limited, free = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
+    limited.write_text("2000000000\n")
+    free.write_text("max\n")
+    assert memory.container_limits([str(limited), str(free), str(tmp_path / "none")]) == [2 * 10**9]
+    assert memory.memory_of(CPU) > 10**8
 
 
 def test_scale_gives_unit_mean_square():

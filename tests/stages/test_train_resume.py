@@ -281,9 +281,24 @@ def test_another_recipe_does_not_go_on_from_it(tmp_path: Path, at: int):
     other = CONFIG.model_copy(update={"checkpoint_steps": 9})
     with pytest.raises(ConfigError, match="was written by another recipe"):
         run(tmp_path, other)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_it_goes_on_where_other_numbers_of_saes_fit_together(
+    whole: tuple[dict[str, bytes], list[Event]], tmp_path: Path, damaged: bool
+):
+    stopped_at(tmp_path, LATER)
+    note = tmp_path / checkpoint.FOLDER / "banks.json"
     specs = [spec for bank in banks() for spec in bank]
-    with pytest.raises(ConfigError, match="with its Saes grouped otherwise"):
+    events: list[Event] = []
+    if damaged:
+        note.write_text("{}")
+        with pytest.raises(ConfigError, match="was written by another recipe"):
+            train.run(CONFIG, [specs], batches_from, SCENE["INPUTS"], tmp_path, events.append)
+        assert Warned("train", f"{note} is damaged: the Saes are grouped anew") in events
+    else:
         train.run(CONFIG, [specs], batches_from, SCENE["INPUTS"], tmp_path, silent)
+        assert bytes_of(tmp_path) == whole[0]
 
 
 # Full
@@ -295,7 +310,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_is_good(
     sync, calls = os.fsync, itertools.count()
 
     def full(descriptor: int) -> None:
-        if next(calls) >= 2 * 2:  # file and folder of two checkpoints
+        if next(calls) >= 2 * 3:  # file and folder of the note of banks and of two checkpoints
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
 
@@ -398,7 +413,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path):
     assert "train, resid_post.0/w24_l0_2_s0:" in str(raised.value)
     assert "is not finite after step 8; lower train.schedule.learning_rate" in str(raised.value)
     assert str(raised.value).endswith("no checkpoint was written yet")
-    assert not (tmp_path / checkpoint.FOLDER).exists()
+    assert not list((tmp_path / checkpoint.FOLDER).rglob("step-*"))
 
 
 def test_whole_numbers_large_ones_and_nothing_are_finite():
@@ -525,6 +540,7 @@ def test_codes_that_stay_dense_are_named_after_the_warm_up():
     }
     assert "raise its sparsity (now 0.01)" in said(PRICED, 120, l0=300.0)["dense"]
     assert said(AIM._replace(target_l0=400.0), 120, l0=300.0) == {}
+    assert "dense" in said(AIM._replace(warm_steps=2000), 1000, l0=300.0)  # warming to the end
 
 
 @pytest.mark.parametrize("l0", [17.9, 22.1])
@@ -551,6 +567,7 @@ def test_each_warning_is_said_once_and_a_collapse_when_it_lasts():
     assert new(100, silent_share=0.9) == 0
     assert new(100, l0=0.0) == 1
     assert new(120, l0=0.0) == 0
+    assert new(1000, sae="u", silent_share=0.9) == 1  # the last: there is no other to wait for
 
 
 def test_a_price_that_kills_all_latents_is_warned_of(tmp_path: Path):

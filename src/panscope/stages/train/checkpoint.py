@@ -3,6 +3,7 @@
     suite/.checkpoints/
       bank-0/step-00000200.safetensors    the members of a bank after a step; the newest two
       bank-0.json                         the bank is trained: its files in the suite, its facts
+      banks.json                          which Saes are trained together, as it was when they began
 
 A file is written tensor by tensor, so no second copy of the weights is made, and read by mapping
 it. Its header carries the SHA-256 of the whole file as it is with zeros for the checksum.
@@ -15,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,8 @@ DTYPES = {
 RESTART = "delete it to train from the start"
 
 Warn = Callable[[str], None]
+Banks = tuple[tuple[str, ...], ...]
+"""The ids of the Saes that are trained together, bank by bank."""
 
 
 class Header(Config):
@@ -55,6 +59,12 @@ class Header(Config):
     key: str
     """Names the recipe, the inputs and the bank's Saes."""
     step: str
+
+
+class Split(Config):
+    """Which Saes are trained together."""
+
+    banks: Banks
 
 
 class Trained(Config):
@@ -137,6 +147,30 @@ def read_trained(suite: Path, bank: int, key: str, warn: Warn) -> Trained | None
     return trained
 
 
+def as_begun(suite: Path, banks: Banks, warn: Warn) -> Banks:
+    """Return the banks as they were when training began, and note them if it begins now.
+
+    How many Saes fit together depends on the machine's memory and threads, what becomes of them
+    does not: a run goes on where there is more or less of either. A note of other Saes is written
+    anew; their checkpoints are refused when they are read.
+    """
+    noted = _noted(suite / FOLDER / "banks.json", warn)
+    if sorted(chain(*noted)) == sorted(chain(*banks)):
+        return noted
+    files.write_json(suite / FOLDER / "banks.json", Split(banks=banks).model_dump(mode="json"))
+    return banks
+
+
+def _noted(path: Path, warn: Warn) -> Banks:
+    if not path.is_file():
+        return ()
+    try:
+        return Split.model_validate_json(path.read_bytes()).banks
+    except ValidationError:
+        warn(f"{path} is damaged: the Saes are grouped anew")
+        return ()
+
+
 def remove(suite: Path) -> None:
     """Remove all checkpoints of a suite that is sealed."""
     if (suite / FOLDER).is_dir():
@@ -150,7 +184,7 @@ def folder_of(suite: Path, bank: int) -> Path:
 
 def _refuse_another(path: Path, found: str, key: str) -> None:
     if found != key:
-        what = "was written by another recipe or input, or with its Saes grouped otherwise"
+        what = "was written by another recipe or input"
         raise ConfigError(str(path), what, "choose another output or delete that folder")
 
 

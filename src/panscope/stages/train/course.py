@@ -19,7 +19,7 @@ STEPS = 12
 """sqrt(12 / 1e6) / sqrt(2304) = 7.2e-5, the paper's rate at the paper's length."""
 MOST = 0.08
 """Above it latents die, even in the shortest runs."""
-KERNEL = 1.0
+KERNEL = 1.5
 """The width of the thresholds' kernel, in spreads of a pre-activation."""
 NORMAL = NormalDist()
 
@@ -55,7 +55,7 @@ def course(config: Config, d_in: int, rate: float | None = None) -> Course:
         learning_rate=_or(rate, learning_rate(n_steps, d_in)),
         warmup_steps=_or(given.warmup_steps, min(1000, n_steps // 16)),
         decay_share=_or(given.decay_share, 0.3),
-        sparsity_warmup_steps=_or(given.sparsity_warmup_steps, min(10_000, n_steps // 4)),
+        sparsity_warmup_steps=_or(given.sparsity_warmup_steps, min(10_000, n_steps // 3)),
     )
 
 

@@ -63,6 +63,7 @@ def run(
         return manifest
     started = time.monotonic()
     with listening() as stop, torch.inference_mode():
+        banks = _as_begun(banks, out, emit)
         emit(Started(STAGE, len(banks) * config.n_steps * config.batch_tokens, "tokens"))
         passes = [
             Pass(config, tuple(specs), number, len(banks), batches_from, inputs, out, emit, stop)
@@ -72,6 +73,14 @@ def run(
         emit(Finished(STAGE, time.monotonic() - started))
         stop.check("after its last step")
     return manifest
+
+
+def _as_begun(banks: Sequence[Sequence[Spec]], out: Path, emit: Emit) -> list[tuple[Spec, ...]]:
+    """Group the Saes as the interrupted run did, if there is one."""
+    named = {spec.sae: spec for specs in banks for spec in specs}
+    names = tuple(tuple(spec.sae for spec in specs) for specs in banks)
+    begun = checkpoint.as_begun(out, names, lambda text: emit(Warned(STAGE, text)))
+    return [tuple(named[name] for name in bank) for bank in begun]
 
 
 def read_every(config: Config) -> int:

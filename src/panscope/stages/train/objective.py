@@ -120,6 +120,10 @@ def _problems(saes: Saes) -> list[str]:
     found += [f"prefix {p} is not below the width {widest}" for p in saes.prefixes if p >= widest]
     if saes.frequency.strength and saes.architecture != "jumprelu":
         found.append("the frequency penalty acts on thresholds: it needs jumprelu")
+    if saes.architecture != "jumprelu" and saes.revive.preact_strength:
+        found.append("revive.preact_strength acts on thresholds: it needs jumprelu")
+    if not by_k and saes.revive.model_fields_set & {"aux_strength", "aux_k"}:
+        found.append("revive.aux_strength and aux_k are those of topk and batch_topk")
     if list(saes.prefixes) != sorted(set(saes.prefixes)):
         found.append("prefixes must ascend")
     if ("transcoder" in saes.kind) != bool(saes.writes):
@@ -139,8 +143,8 @@ class Config(Saes):
     """Where `b_dec` starts: at the mean of the stream's first batches, or at 0 (Gemma Scope)."""
     checkpoint_steps: Count = 200
     memory_gb: Positive | None = None
-    """What the Saes trained together may take; none for half of the memory there is. A product that
-    does not fit is trained in several passes over the stream."""
+    """What the Saes trained together may take; none for half of what the device, or the host's
+    container, has. What does not fit is trained in several passes over the stream."""
 
     @model_validator(mode="after")
     def _has_a_batch(self) -> "Config":

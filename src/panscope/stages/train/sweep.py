@@ -1,16 +1,9 @@
-"""The sweep: a recipe's products as a list of Saes, and in which groups they are trained.
-
-Saes that fit in memory together share each batch of the stream; what does not fit is trained in
-another pass over the same stream, so no Sae's result depends on the grouping.
-"""
+"""The sweep: a recipe's products as a list of Saes."""
 
 import itertools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from panscope.errors import ConfigError
 from panscope.sites import Site, match_sites
@@ -24,11 +17,6 @@ from panscope.stages.train.architectures import (
 )
 from panscope.stages.train.course import thresholds
 from panscope.stages.train.objective import Config, Penalty, Saes, penalties
-
-FLOAT_BYTES = 4
-DENSEST_STEP_BYTES = {"gated": 56, "relu": 40, "topk": 24, "batch_topk": 24, "jumprelu": 16}
-"""For each pre-activation of a batch, while codes are dense: measured at 2,048 x 4,096."""
-MEMORY_SHARE = 0.5  # of the machine's memory, when the recipe names no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +52,8 @@ class Spec:
             "" if self.saes.architecture == "jumprelu" else self.saes.architecture,
             f"w{self.width}",
             self.penalty.label,
-            "matryoshka" if self.saes.prefixes else "",
             f"lr_{self.learning_rate:g}" if self.learning_rate else "",
+            *_told_apart(self.saes),
             f"s{self.seed}",
         ]
         return "_".join(part for part in parts if part)
@@ -116,6 +104,25 @@ class Spec:
         }
 
 
+def _told_apart(saes: Saes) -> Iterator[str]:
+    """Yield what a product has that is not the default, so that two may differ in that alone."""
+    if saes.prefixes:
+        yield "_".join(map(str, ("matryoshka", *saes.prefixes)))
+    usual = _strengths(Saes.model_construct())
+    for name, strength in _strengths(saes).items():
+        if strength != usual[name]:
+            yield f"{name}_{strength:g}"
+
+
+def _strengths(saes: Saes) -> dict[str, float]:
+    return {
+        "strength": saes.target_strength,
+        "frequency": saes.frequency.strength,
+        "preact": saes.revive.preact_strength,
+        "aux": saes.revive.aux_strength,
+    }
+
+
 def specs(config: Config, n_layers: int) -> tuple[Spec, ...]:
     """List every Sae the recipe asks for, in the order of a forward pass.
 
@@ -124,7 +131,7 @@ def specs(config: Config, n_layers: int) -> tuple[Spec, ...]:
     wanted = [spec for saes in (config, *config.more) for spec in _product(saes, config, n_layers)]
     names = [spec.sae for spec in wanted]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        do = "name each width, target and seed once"
+        do = "name each width, target, rate, strength and seed once"
         raise ConfigError("train", f"asks for {twice} twice", do)
     return tuple(sorted(wanted, key=lambda spec: spec.site.order))
 
@@ -158,55 +165,3 @@ def _ends(saes: Saes, n_layers: int) -> list[tuple[tuple[Site, ...], tuple[Site,
         found = f"reads {len(reads)} sites and writes {len(writes)}"
         raise ConfigError("train.writes", found, "name as many sites to write as to read")
     return [((read,), (write,)) for read, write in zip(reads, writes, strict=True)]
-
-
-def state_bytes(spec: Spec, d_at: Mapping[Site, int]) -> int:
-    """Return what a Sae keeps from step to step: weights and second moments, float32."""
-    d_in, d_out = (sum(d_at[site] for site in sites) for sites in (spec.reads, spec.writes))
-    skip = d_in * d_out if spec.saes.kind == "skip_transcoder" else 0
-    vectors = 8 * spec.width + d_out
-    return 2 * FLOAT_BYTES * (spec.width * (d_in + d_out) + skip + vectors)
-
-
-def step_bytes(spec: Spec, d_at: Mapping[Site, int], batch_tokens: int) -> int:
-    """Return what a step needs besides, at most: inputs, errors, a packed encoder, the codes.
-
-    Codes are at their densest in the first steps, where half of all latents may fire.
-    """
-    d_in, d_out = (sum(d_at[site] for site in sites) for sites in (spec.reads, spec.writes))
-    dense = batch_tokens * (3 * d_in + (2 + len(spec.bounds)) * d_out) + spec.width * d_in
-    codes = DENSEST_STEP_BYTES[spec.saes.architecture] * batch_tokens * spec.width
-    return FLOAT_BYTES * dense + codes
-
-
-def groups(
-    wanted: Sequence[Spec], d_at: Mapping[Site, int], config: Config
-) -> list[tuple[Spec, ...]]:
-    """Split Saes, in order, into groups whose memory stays within the recipe's limit.
-
-    Raises ConfigError if one Sae alone does not fit.
-    """
-    limit = int(config.memory_gb * 1e9) if config.memory_gb else _half_of_memory()
-    packed: list[list[Spec]] = [[]]
-    for spec in wanted:
-        alone = group_bytes([spec], d_at, config)
-        if alone > limit:
-            found = f"needs {alone / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB it may take"
-            raise ConfigError(spec.sae, found, "raise train.memory_gb, or lower its width")
-        if group_bytes([*packed[-1], spec], d_at, config) > limit:
-            packed.append([])
-        packed[-1].append(spec)
-    return [tuple(group) for group in packed]
-
-
-def group_bytes(specs: Sequence[Spec], d_at: Mapping[Site, int], config: Config) -> int:
-    """Return the memory of a group: everybody's state, their inputs, a step for each thread."""
-    states = sum(state_bytes(spec, d_at) for spec in specs)
-    ends = {ends for spec in specs for ends in (spec.reads, spec.writes)}
-    inputs = config.batch_tokens * sum(d_at[site] for sites in ends for site in sites)
-    steps = sorted(step_bytes(spec, d_at, config.batch_tokens) for spec in specs)
-    return states + FLOAT_BYTES * inputs + sum(steps[-torch.get_num_threads() :])
-
-
-def _half_of_memory() -> int:
-    return int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -70,10 +70,13 @@ def problems(aim: Aim, reading: Reading) -> Iterator[tuple[str, str]]:
     elif (share := _collapsed_share(aim, reading)) > COLLAPSED_SHARE:
         found = f"{share:.0%} of the latents did not fire on the last {reading.n_tokens:,} tokens"
         yield "collapse", f"{at} {found}; {_gentler(aim)}"
-    if reading.step > aim.warm_steps and l0 > max(DENSE_SHARE * aim.width, aim.target_l0 or 0):
+    is_last = reading.step >= aim.n_steps
+    if (is_last or reading.step > aim.warm_steps) and l0 > max(
+        DENSE_SHARE * aim.width, aim.target_l0 or 0
+    ):
         found = f"a token activates {l0:,.0f} of {aim.width:,} latents, which is not sparse"
         yield "dense", f"{at} {found}; {_stricter(aim)}"
-    elif reading.step >= aim.n_steps and _misses(aim, l0):
+    elif is_last and _misses(aim, l0):
         found = f"L0 is {l0:.3g}, its target was {aim.target_l0:g}"
         yield "target", f"{at} {found}; train on more tokens, or {_stricter(aim)}"
 
@@ -107,8 +110,8 @@ def _stricter(aim: Aim) -> str:
 class Watch:
     """Remembers what was said of each Sae, and what its last reading showed.
 
-    Collapsed or dense codes are believed when two readings in a row show them: warming up may brush
-    past either, and the first reading after it still holds some of its steps.
+    Collapsed or dense codes are believed when two readings in a row show them, or the last one:
+    warming up may brush past either, and the first reading after it still holds some of its steps.
     """
 
     said: set[tuple[str, str]] = field(default_factory=set)
@@ -117,12 +120,13 @@ class Watch:
     def new(self, aim: Aim, reading: Reading) -> list[str]:
         """Return what is wrong with a Sae and has not been said yet."""
         found = dict(problems(aim, reading))
-        before = self.seen.get(aim.sae, set())
+        before, is_last = self.seen.get(aim.sae, set()), reading.step >= aim.n_steps
         self.seen[aim.sae] = set(found)
         new = {
             kind: text
             for kind, text in found.items()
-            if (aim.sae, kind) not in self.said and (kind in before or kind not in LASTING)
+            if (aim.sae, kind) not in self.said
+            and (is_last or kind in before or kind not in LASTING)
         }
         self.said.update((aim.sae, kind) for kind in new)
         return list(new.values())
