@@ -54,7 +54,7 @@ def clean(
     """Run the model as it is; keep the values at `reads`, and what each of `writes` begins from."""
     kept = set(reads)
     for sites in writes:
-        found = _base(sites)
+        found = _base(model, sites)
         kept |= {*sites, *(found.summands if found else ())}
     run = tap.run(model, rows.ids, read=kept, with_logits=True)
     assert run.logits is not None
@@ -95,7 +95,7 @@ def logits(
         site: partial(_placed, base.rows.mask, part)
         for site, part in zip(sites, parts, strict=True)
     }
-    begin = _begin(base, edits)
+    begin = _begin(model, base, edits)
     run = tap.run(model, base.rows.ids, edits=edits, with_logits=True, begin=begin)
     assert run.logits is not None
     return run.logits
@@ -108,10 +108,10 @@ class _Base(NamedTuple):
     summands: tuple[Site, ...]
 
 
-def _base(sites: Sequence[Site]) -> _Base | None:
+def _base(model: Model, sites: Sequence[Site]) -> _Base | None:
     """Find the highest beginning for a pass that replaces the values at `sites`.
 
-    One site at the end of its layer spares the layer: mlp_out is added to resid_mid and gives
+    One site at the end of its layer spares the layer: mlp_out and the rest of the family's sum give
     resid_post. Before other sites their whole layer runs; the embedding and the logits, which are
     in no layer, take a whole pass.
     """
@@ -120,13 +120,13 @@ def _base(sites: Sequence[Site]) -> _Base | None:
         return None
     if len(sites) > 1 or first.kind not in ("mlp_out", "resid_post"):
         return _Base(first.layer, (Site("resid_pre", first.layer),))
-    stream = (Site("resid_mid", first.layer),) if first.kind == "mlp_out" else ()
-    return _Base(first.layer + 1, (*stream, first))
+    kinds = model.family.resid_post_is if first.kind == "mlp_out" else (first.kind,)
+    return _Base(first.layer + 1, tuple(Site(kind, first.layer) for kind in kinds))
 
 
-def _begin(base: Clean, edits: dict[Site, tap.Edit]) -> tap.Begin | None:
+def _begin(model: Model, base: Clean, edits: dict[Site, tap.Edit]) -> tap.Begin | None:
     """Begin as high as the edits allow; those that are in the stream already are taken out."""
-    found = _base(tuple(edits))
+    found = _base(model, tuple(edits))
     if found is None:
         return None
     values = [edits.pop(site, _as_it_was)(base.values[site]) for site in found.summands]

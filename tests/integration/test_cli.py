@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from panscope import files
 from panscope.cli import main
+from panscope.model.load import pocket_file
 
 TINY = (
     "text.context=16",
@@ -79,6 +81,22 @@ def test_the_demo_ends_with_a_table_and_two_sealed_artefacts(
     assert {"train", "evaluate", "describe"} == {event["stage"] for event in events}
     assert (finished / "report.md").read_text().count("| `") == 9
     assert json.loads((finished / "recipe.json").read_text())["train"]["widths"] == [48]
+
+
+def test_a_model_of_another_family_goes_the_same_way(
+    panscope: Command, tiny_text: Path, tmp_path: Path
+):
+    """Pythia is the oddest: attention and MLP side by side, LayerNorms with biases."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    config = GPTNeoXConfig(vocab_size=4096, num_hidden_layers=2, initializer_range=0.3, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "model" / name).write_bytes(pocket_file(name).read_bytes())
+    where = ("--model", tmp_path / "model", "--text", tiny_text, "--output", tmp_path / "run")
+    result = panscope("demo", "--no-serve", *TINY, "train.tokens=2560", *where)
+    assert result.exit_code == 0, result.output
+    suite = files.read_manifest(tmp_path / "run" / "suite")
+    assert len(suite.facts["evaluation"]) and len(suite.facts["saes"]) == 6
 
 
 def test_show_and_verify(panscope: Command, finished: Path):

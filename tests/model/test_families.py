@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,24 +9,37 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from panscope.errors import Unsupported
-from panscope.model.families import FAMILIES, GEMMA2, Place, family_of, unit
+from panscope.model.families import FAMILIES, GEMMA2, PARALLEL_NEOX, Place, family_of, unit
 from panscope.sites import KINDS, Site, all_sites
 
+ALL = (*FAMILIES.values(), PARALLEL_NEOX)
 
-def test_every_kind_has_a_place_in_every_family():
-    for family in FAMILIES.values():
-        assert set(family.places) == set(KINDS)
+
+def test_every_kind_has_a_place_in_every_family_or_a_reason():
+    for family in ALL:
+        assert set(family.places) | set(family.absent) == set(KINDS)
+        assert not set(family.places) & set(family.absent)
 
 
 def test_places_name_modules_of_the_whole_model():
     assert GEMMA2.place(Site("resid_post", 2)) == Place("model.layers.2", "output")
     assert GEMMA2.place(Site("attn_z", 0)) == Place("model.layers.0.self_attn.o_proj", "input")
     assert GEMMA2.place(Site("embed")) == Place("model.embed_tokens", "output")
+    with_images = FAMILIES["gemma3"].place(Site("mlp_in", 1)).path
+    assert with_images == "model.language_model.layers.1.pre_feedforward_layernorm"
 
 
 def test_no_two_sites_share_a_place():
-    places = [GEMMA2.place(site) for site in all_sites(3)]
-    assert len(set(places)) == len(places)
+    for family in ALL:
+        sites = [site for site in all_sites(3) if site.kind not in family.absent]
+        assert len({family.place(site) for site in sites}) == len(sites)
+
+
+def test_a_site_that_an_architecture_lacks_says_why():
+    with pytest.raises(Unsupported, match=r"resid_mid\.1: does not exist .* side by side"):
+        PARALLEL_NEOX.place(Site("resid_mid", 1))
+    with pytest.raises(Unsupported, match=r"resid_mid\.1: does not exist"):
+        PARALLEL_NEOX.refuse_edit(Site("resid_mid", 1))
 
 
 @pytest.mark.parametrize(
@@ -72,11 +86,15 @@ def test_the_gain_times_the_unit_is_what_the_norm_returns(
         assert torch.equal(unit(norm, x.bfloat16()), unit(norm, x.bfloat16().float()).bfloat16())
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "gemma3", "None"])
-def test_an_unknown_architecture_is_answered_with_the_known_ones(model_type: str):
-    with pytest.raises(Unsupported, match=f"model m: .*'{model_type}'.*use a model of gemma2"):
-        family_of(model_type, "m")
+@pytest.mark.parametrize("described", [{"model_type": "mamba"}, {"model_type": None}, {}])
+def test_an_unknown_architecture_is_answered_with_the_known_ones(described: dict[str, Any]):
+    found = str(described.get("model_type"))
+    with pytest.raises(Unsupported, match=f"model m: .*'{found}'.*use a model of gemma2 or"):
+        family_of(described, "m")
 
 
-def test_the_names_of_families_are_their_keys():
-    assert all(family_of(key, "m").name == key for key in FAMILIES)
+def test_families_are_found_by_their_model_type():
+    for key, family in FAMILIES.items():
+        assert family_of({"model_type": key, "use_parallel_residual": False}, "m") is family
+        assert family.name == key
+    assert family_of({"model_type": "gpt_neox"}, "m") is PARALLEL_NEOX

@@ -41,7 +41,7 @@ def tiny_model() -> Model:
     )  # fmt: skip
     lm = Gemma2ForCausalLM(config).eval().requires_grad_(False)
     tokenizer = Tokenizer(WordLevel({}, unk_token="?"))
-    family = family_of("gemma2", "tiny")
+    family = family_of({"model_type": "gemma2"}, "tiny")
     return Model(
         lm, tokenizer, family, "tiny", "digest", bos_id=2, special_ids=frozenset({0, 1, 2})
     )

@@ -5,22 +5,24 @@ module's input, its output, or, at a norm, its input normalised and not yet scal
 `embed` and those of the layers return what enters the next layer and nothing beside it: a pass that
 begins at a layer has them return its stream.
 
-Gemma 2 (transformers 5): a layer adds `post_attention_layernorm(self_attn(input_layernorm(h)))` to
-the stream, then `post_feedforward_layernorm(mlp(pre_feedforward_layernorm(h)))`, so what a
-sub-layer adds stands after its post-norm, not after the sub-layer.
+The same name means different things: `post_attention_layernorm` is Gemma's norm behind attention,
+but the norm before the MLP of Llama, Qwen and GPT-NeoX. A test compares every row with the sums
+that make the stream, to the bit, and with its neighbours (transformers 5).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import LayerNorm, Module
+from torch.nn import LayerNorm, Linear, Module
 from torch.nn.functional import layer_norm
 
 from panscope.errors import Unsupported
 from panscope.sites import Site
+
+End = Literal["input", "output", "unit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +30,40 @@ class Place:
     """A module's path (layered sites: below the layer; "" is the layer itself) and which end."""
 
     path: str
-    end: Literal["input", "output", "unit"]
+    end: End
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """An architecture: where its layers and its sites are, and how its attention must be computed.
 
-    `read_only` maps the kinds that an edit cannot reach to the sentence that says what can.
-    `attention` is a name that transformers knows as `attn_implementation`.
+    `read_only` maps the kinds that an edit cannot reach to the sentence that says what can;
+    `absent` those that do not exist to the reason. `attention` is a name that transformers knows as
+    `attn_implementation`.
     """
 
     name: str
     layers: str
+    final_norm: str
     places: Mapping[str, Place]
     read_only: Mapping[str, str]
-    attention: str
+    absent: Mapping[str, str] = field(default_factory=dict)
+    resid_post_is: tuple[str, ...] = ("resid_mid", "mlp_out")
+    """The sum that leaves a layer, in the order in which it is made: another rounds otherwise."""
+    attention: str = "sdpa"
+    gain_base: float = 0.0
+    """Norms multiply by this plus their weight: Gemma's by 1 + weight."""
+    has_post_norms: bool = False
+    """Whether what a sub-layer adds has gone through a norm: `attn_out` is then its output."""
 
     def place(self, site: Site) -> Place:
-        """Return the module path, from the whole model, and the end at which a site is."""
+        """Return the module path, from the whole model, and the end at which a site is.
+
+        Raises Unsupported for a site that the architecture does not have.
+        """
+        if site.kind in self.absent:
+            why = f"does not exist in {self.name}: {self.absent[site.kind]}"
+            raise Unsupported(f"site {site}", why, "name other sites")
         place = self.places[site.kind]
         if site.layer is None:
             return place
@@ -55,43 +72,142 @@ class Family:
 
     def refuse_edit(self, site: Site) -> None:
         """Raise Unsupported if an edit at a site would not reach all that reads it."""
+        self.place(site)
         if site.kind in self.read_only:
             do = self.read_only[site.kind].format(layer=site.layer)
             raise Unsupported(f"site {site}", "can be read but not edited", do)
 
-
-GEMMA2 = Family(
-    name="gemma2",
-    layers="model.layers",
-    places={
-        "embed": Place("model.embed_tokens", "output"),  # times sqrt(d_model) already
-        "resid_pre": Place("", "input"),
-        "attn_z": Place("self_attn.o_proj", "input"),
-        "attn_out": Place("post_attention_layernorm", "output"),
-        "resid_mid": Place("pre_feedforward_layernorm", "input"),
-        "mlp_in_unit": Place("pre_feedforward_layernorm", "unit"),
-        "mlp_in": Place("pre_feedforward_layernorm", "output"),
-        "mlp_out": Place("post_feedforward_layernorm", "output"),
-        "resid_post": Place("", "output"),
-        "logits": Place("", "output"),
-    },
-    # The stream is kept aside before the norm reads it: a hook there reaches the MLP branch only.
-    read_only={
-        "resid_mid": "edit attn_out.{layer} by the same difference",
-        "mlp_in_unit": "edit mlp_in.{layer}, which is this times the norm's gain",
-    },
-    attention="eager",  # the soft-cap of attention scores lives only in the eager body
-)
-
-FAMILIES: dict[str, Family] = {family.name: family for family in (GEMMA2,)}
+    def gain(self, norm: Module) -> Tensor:
+        """Return what a norm multiplies by, in float32."""
+        weight: Any = norm.weight
+        gain: Tensor = self.gain_base + weight.float()
+        return gain
 
 
-def family_of(model_type: str, name: str) -> Family:
-    """Look an architecture up by its Hugging Face model type."""
+def _places(layered: Mapping[str, tuple[str, End]], embed: str) -> dict[str, Place]:
+    """Add the places that are alike everywhere."""
+    alike: dict[str, tuple[str, End]] = {
+        "embed": (embed, "output"),
+        "resid_pre": ("", "input"),
+        "resid_post": ("", "output"),
+        "logits": ("", "output"),
+    }
+    return {kind: Place(*place) for kind, place in {**alike, **layered}.items()}
+
+
+# The stream is kept aside before the norm reads it: a hook there reaches the MLP branch only.
+READ_ONLY = {
+    "resid_mid": "edit attn_out.{layer} by the same difference",
+    "mlp_in_unit": "edit mlp_in.{layer}, which is this times the norm's gain",
+}
+
+
+def _before_mlp(norm: str) -> dict[str, tuple[str, End]]:
+    """Place the three sites at the norm that the MLP reads through."""
+    return {"resid_mid": (norm, "input"), "mlp_in_unit": (norm, "unit"), "mlp_in": (norm, "output")}
+
+
+def _gemma(name: str, root: str, attention: str) -> Family:
+    """What a sub-layer adds stands after its post-norm, not after the sub-layer."""
+    layered: dict[str, tuple[str, End]] = {
+        "attn_z": ("self_attn.o_proj", "input"),
+        "attn_out": ("post_attention_layernorm", "output"),
+        **_before_mlp("pre_feedforward_layernorm"),
+        "mlp_out": ("post_feedforward_layernorm", "output"),
+    }
+    return Family(
+        name=name,
+        layers=f"{root}.layers",
+        final_norm=f"{root}.norm",
+        places=_places(layered, f"{root}.embed_tokens"),  # times sqrt(d_model) already
+        read_only=READ_ONLY,
+        attention=attention,
+        gain_base=1.0,
+        has_post_norms=True,
+    )
+
+
+def _llama(name: str) -> Family:
+    """Llama and those built like it: two pre-norms, and nothing behind a sub-layer."""
+    layered: dict[str, tuple[str, End]] = {
+        "attn_z": ("self_attn.o_proj", "input"),
+        "attn_out": ("self_attn.o_proj", "output"),
+        **_before_mlp("post_attention_layernorm"),
+        "mlp_out": ("mlp", "output"),
+    }
+    places = _places(layered, "model.embed_tokens")
+    return Family(name, "model.layers", "model.norm", places, READ_ONLY)
+
+
+def _gpt2() -> Family:
+    """The stream begins behind the dropout that follows the sum of both embeddings."""
+    layered: dict[str, tuple[str, End]] = {
+        "attn_z": ("attn.c_proj", "input"),
+        "attn_out": ("attn", "output"),
+        **_before_mlp("ln_2"),
+        "mlp_out": ("mlp", "output"),
+    }
+    places = _places(layered, "transformer.drop")
+    return Family("gpt2", "transformer.h", "transformer.ln_f", places, READ_ONLY)
+
+
+def _gpt_neox() -> Family:
+    """One sub-layer after the other."""
+    layered: dict[str, tuple[str, End]] = {
+        "attn_z": ("attention.dense", "input"),
+        "attn_out": ("post_attention_dropout", "output"),
+        **_before_mlp("post_attention_layernorm"),
+        "mlp_out": ("post_mlp_dropout", "output"),
+    }
+    places = _places(layered, "gpt_neox.emb_dropout")
+    return Family("gpt_neox", "gpt_neox.layers", "gpt_neox.final_layer_norm", places, READ_ONLY)
+
+
+def _side_by_side(family: Family) -> Family:
+    """Pythia's attention and MLP read the same stream: nothing is in between."""
+    return replace(
+        family,
+        name=f"{family.name} (parallel)",
+        places={kind: place for kind, place in family.places.items() if kind != "resid_mid"},
+        absent={"resid_mid": "attention and MLP read resid_pre side by side"},
+        resid_post_is=("mlp_out", "attn_out", "resid_pre"),
+    )
+
+
+# Gemma 2's soft-cap of attention scores lives only in the eager body.
+GEMMA2 = _gemma("gemma2", "model", "eager")
+GPT_NEOX = _gpt_neox()
+PARALLEL_NEOX = _side_by_side(GPT_NEOX)
+
+FAMILIES: dict[str, Family] = {
+    "gemma2": GEMMA2,
+    "gemma3_text": _gemma("gemma3_text", "model", "sdpa"),
+    "gemma3": _gemma("gemma3", "model.language_model", "sdpa"),  # with a vision tower beside
+    "llama": _llama("llama"),
+    "qwen2": _llama("qwen2"),
+    "qwen3": _llama("qwen3"),
+    "gpt2": _gpt2(),
+    "gpt_neox": GPT_NEOX,
+}
+"""By the model type of a Hugging Face configuration."""
+
+
+def family_of(described: Mapping[str, Any], name: str) -> Family:
+    """Look the architecture of a Hugging Face configuration up."""
+    model_type = described.get("model_type")
     if model_type not in FAMILIES:
-        found = f"architecture {model_type!r} is not supported"
+        found = f"architecture {str(model_type)!r} is not supported"
         raise Unsupported(f"model {name}", found, f"use a model of {' or '.join(FAMILIES)}")
+    if model_type == "gpt_neox" and described.get("use_parallel_residual", True):
+        return PARALLEL_NEOX
     return FAMILIES[model_type]
+
+
+def matrix(projection: Module) -> Tensor:
+    """Return a projection's weights as (d_in, d_out), float32: GPT-2 keeps them so, others not."""
+    kept: Any = projection.weight
+    weight: Tensor = kept.float()
+    return weight.T if isinstance(projection, Linear) else weight
 
 
 def unit(norm: Module, x: Tensor) -> Tensor:

@@ -21,10 +21,11 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import LayerNorm, Module
 
 from panscope import config
 from panscope.errors import ConfigError, Corrupt, NotFound, Unsupported
-from panscope.model.families import Family, family_of
+from panscope.model.families import Family, family_of, matrix
 from panscope.sites import Site
 
 POCKET = "pocket"
@@ -58,17 +59,22 @@ class Model:
     @property
     def n_layers(self) -> int:
         """The number of layers."""
-        return int(self.lm.config.num_hidden_layers)
+        return int(self._config.num_hidden_layers)
 
     @property
     def d_model(self) -> int:
         """The size of the residual stream."""
-        return int(self.lm.config.hidden_size)
+        return int(self._config.hidden_size)
 
     @property
     def n_vocab(self) -> int:
         """The number of token ids."""
-        return int(self.lm.config.vocab_size)
+        return int(self._config.vocab_size)
+
+    @property
+    def _config(self) -> Any:
+        """The configuration of the language model, where there is also one of images."""
+        return self.lm.config.get_text_config()
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +85,7 @@ class Model:
     def d_at(self, site: Site) -> int:
         """Return the size of the vector at a site."""
         if site.kind == "attn_z":
-            return int(self.lm.config.num_attention_heads * self.lm.config.head_dim)
+            return len(matrix(self._module_at(site)))
         return self.n_vocab if site.kind == "logits" else self.d_model
 
     def encode(self, text: str) -> list[int]:
@@ -97,22 +103,31 @@ class Model:
         The norm also divides, by a positive number that depends on the whole stream, and the
         soft-cap bends: products with a direction are effects relative to one another.
         """
-        norm, head = self.lm.model.norm, self.lm.get_output_embeddings()
-        directions: Tensor = (1 + norm.weight.float())[:, None] * head.weight.float().T
-        return directions
+        norm = self.lm.get_submodule(self.family.final_norm)
+        return self._gained(norm, self.lm.get_output_embeddings().weight.float().T)
 
     def to_logits(self, site: Site) -> Float[Tensor, "d_out vocab"]:
         """Return the linear map from a direction at a site to its direct effect on the logits.
 
-        From `attn_z` it goes through the output projection and the gain of the norm behind it; at
+        From `attn_z` it goes through the output projection and the gain of a norm behind it; at
         the other sites it is `logit_directions`.
         """
         if site.kind != "attn_z":
             return self.logit_directions()
-        layer = self.lm.model.layers[site.layer]
-        gain = 1 + layer.post_attention_layernorm.weight.float()
-        through: Tensor = layer.self_attn.o_proj.weight.float().T * gain
+        through = matrix(self._module_at(site))
+        if self.family.has_post_norms:
+            behind = self._module_at(Site("attn_out", site.layer))
+            through = through * self.family.gain(behind)
         return through @ self.logit_directions()
+
+    def _gained(self, norm: Module, read: Float[Tensor, "d_model n"]) -> Float[Tensor, "d_model n"]:
+        """Return how a direction reaches what reads a norm: a LayerNorm takes its mean off."""
+        gained = self.family.gain(norm)[:, None] * read
+        return gained - gained.mean(0) if isinstance(norm, LayerNorm) else gained
+
+    def _module_at(self, site: Site) -> Module:
+        module: Module = self.lm.get_submodule(self.family.place(site).path)
+        return module
 
 
 def load(config: Config) -> Model:
@@ -123,10 +138,10 @@ def load(config: Config) -> Model:
     """
     device, path = _device(config.device), _folder_or_id(config.name)
     with _quiet(), _explained(config.name):
-        family = family_of(_model_type(path), config.name)
+        family = family_of(_described(path), config.name)
         lm = _weights(path, family, config)
         tokenizer = _tokenizer(path, config.name)
-    bos_id = _checked_bos(tokenizer, lm.config.vocab_size, config.name)
+    bos_id = _checked_bos(tokenizer, lm.config.get_text_config().vocab_size, config.name)
     special_ids = frozenset(tokenizer.all_special_ids)
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True  # a "<bos>" in a text is text, not a beginning
@@ -167,9 +182,9 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _model_type(path: str) -> str:
+def _described(path: str) -> dict[str, Any]:
     described, _ = transformers.PreTrainedConfig.get_config_dict(path)
-    return str(described.get("model_type"))
+    return dict(described)
 
 
 def _weights(path: str, family: Family, config: Config) -> Any:
@@ -203,15 +218,19 @@ def _tokenizer(path: str, name: str) -> Any:
 
 
 def _checked_bos(tokenizer: Any, n_vocab: int, name: str) -> int:
-    """Check that tokenizer and model belong together; return the id that begins a text."""
+    """Check that tokenizer and model belong together; return the id that begins a text.
+
+    Where there is no BOS (Qwen) it is the token that ends a text, as between documents in training.
+    """
     own = "give the folder of the model with its own tokenizer"
-    if tokenizer.bos_token_id is None:
-        raise ConfigError(f"model {name}", "its tokenizer has no BOS token", own)
+    begins = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
+    if not begins:
+        raise ConfigError(f"model {name}", "its tokenizer has no BOS and no EOS token", own)
     largest = max(tokenizer.get_vocab().values())
     if largest >= n_vocab:
         found = f"its tokenizer has token {largest}, the model embeds 0 to {n_vocab - 1}"
         raise ConfigError(f"model {name}", found, own)
-    return int(tokenizer.bos_token_id)
+    return int(begins[0])
 
 
 def _digest(lm: Any, tokenizer: Tokenizer, bos_id: int, config: Config) -> str:
