@@ -34,6 +34,7 @@ from panscope.model.load import Model
 from panscope.sites import Site
 
 Edit = Callable[[Tensor], Tensor]
+Reach = Callable[[Site, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +77,52 @@ def run(
     that the pass never reaches, ConfigError for what an edit may not return and for a site before
     the layer where the pass begins.
     """
-    taps = _Taps(model, read, edits or {}, whole=with_logits)
+    read, edits = frozenset(read), dict(edits or {})
+    values: dict[Site, Tensor] = {}
+    for site in edits:
+        model.family.refuse_edit(site)
+
+    def reach(site: Site, value: Tensor) -> Tensor:
+        if site in edits:
+            value = _edited(site, value, edits[site])
+        if site in read:
+            values[site] = value.detach()
+        return value
+
+    logits = visit(model, ids, read | edits.keys(), reach, with_logits, begin)
+    return Run(values, logits if with_logits else None)
+
+
+def visit(
+    model: Model,
+    ids: TokenIds,
+    sites: Iterable[Site],
+    reach: Reach,
+    with_logits: bool = False,
+    begin: Begin | None = None,
+) -> Tensor | None:
+    """Run a forward pass that calls `reach(site, value)` at each site, in the order it has them.
+
+    The pass goes on with what `reach` returns: at a site that can only be read, the value itself.
+    Returns the logits, if the pass got so far. Raises as `run` does.
+    """
+    taps = _Taps(model, sites, reach, whole=with_logits)
     taps.refuse_before(begin)
     passed_over = _passed_over(model, begin) if begin else nullcontext()
     with torch.no_grad(), taps.installed(), passed_over:
         logits = taps.forward(ids.to(model.device))
     taps.refuse_unreached()
-    return Run(taps.values, logits if with_logits else None)
+    return logits
 
 
 class _Taps:
-    """The hooks of one call, and what they have seen so far."""
+    """The hooks of one call, and the sites that are still to come."""
 
-    def __init__(
-        self, model: Model, read: Iterable[Site], edits: Mapping[Site, Edit], whole: bool
-    ) -> None:
-        self._model, self._read, self._edits = model, frozenset(read), dict(edits)
-        self._pending = self._read | self._edits.keys()
+    def __init__(self, model: Model, sites: Iterable[Site], reach: Reach, whole: bool) -> None:
+        self._model, self._pending, self._reach = model, frozenset(sites), reach
         self._whole = whole or Site("logits") in self._pending
-        self.values: dict[Site, Tensor] = {}
         for site in self._pending:
             _refuse_absent(model, site)
-        for site in self._edits:
-            model.family.refuse_edit(site)
 
     def refuse_before(self, begin: Begin | None) -> None:
         """Raise ConfigError for a site below the layer at which the pass begins."""
@@ -112,7 +136,7 @@ class _Taps:
         """Put the hooks onto the modules for the length of a with block."""
         with ExitStack() as stack:
             for site in sorted(self._pending, key=lambda site: site.order):
-                hook = _register(self._model, site, partial(self._reach, site))
+                hook = _register(self._model, site, partial(self._at, site))
                 stack.callback(hook.remove)
             yield
 
@@ -131,12 +155,9 @@ class _Taps:
             site = min(self._pending, key=lambda site: site.order)
             raise _unreached(site, f"was not reached in a forward pass of {self._model.name}")
 
-    def _reach(self, site: Site, value: Tensor) -> Tensor:
-        """Edit, then read the value at a site; end the pass if it was the last."""
-        if site in self._edits:
-            value = _edited(site, value, self._edits[site])
-        if site in self._read:
-            self.values[site] = value.detach()
+    def _at(self, site: Site, value: Tensor) -> Tensor:
+        """Hand the value over; end the pass if the site was the last."""
+        value = self._reach(site, value)
         self._pending -= {site}
         if not self._pending and not self._whole:
             raise _Enough
@@ -175,10 +196,15 @@ def _unreached(site: Site, found: str) -> Unsupported:
 def _edited(site: Site, value: Tensor, edit: Edit) -> Tensor:
     """Apply an edit to a copy: one that works in place must not reach what was read before."""
     changed = edit(value.clone())
+    refuse_unlike(site, value, changed)
+    return changed
+
+
+def refuse_unlike(site: Site, value: Tensor, changed: object) -> None:
+    """Raise ConfigError if an edit's value is not of the shape, dtype and device of what it got."""
     if _described(changed) != _described(value):
         found = f"the edit returned {_described(changed)} for {_described(value)}"
         raise ConfigError(f"site {site}", found, "return the same shape, dtype and device")
-    return changed
 
 
 def _described(value: object) -> str:
