@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers.models.gemma2 import modeling_gemma2
 
 from panscope.errors import ConfigError, Unsupported
-from panscope.model import syntax, tap
+from panscope.model import load, syntax, tap
 from panscope.model.load import Model
 from panscope.model.patch import Patch, digest_of, patch
 from panscope.sites import Site
@@ -266,18 +267,19 @@ def reading_scores(kept: list[Tensor]) -> AbstractContextManager[Patch]:
 
 
 @torch.no_grad()
-def test_scores_of_a_model_that_exists_are_read_and_its_logits_stay(tiny_model: Model):
-    plain = tiny_model.lm(IDS, output_attentions=True)
+def test_scores_of_a_model_that_exists_are_read_and_its_logits_stay(tiny_model_folder: Path):
+    model = load.load(load.Config(name=str(tiny_model_folder), device="cpu"))  # keeps hooks
+    plain = model.lm(IDS, output_attentions=True)
     kept: list[Tensor] = []
     with reading_scores(kept):
-        patched = tiny_model.lm(IDS, output_attentions=True)
-    assert torch.equal(plain.logits, patched.logits) and len(kept) == tiny_model.n_layers
-    assert len(patched.attentions) == tiny_model.n_layers  # transformers' own recording goes on
+        patched = model.lm(IDS, output_attentions=True)
+    assert torch.equal(plain.logits, patched.logits) and len(kept) == model.n_layers
+    assert len(patched.attentions) == model.n_layers  # transformers' own recording goes on
     causal = torch.full((IDS.shape[1], IDS.shape[1]), -torch.inf).triu(1)
     for scores, pattern in zip(kept, patched.attentions, strict=True):
         torch.testing.assert_close((scores + causal).softmax(-1), pattern)
-    tiny_model.lm(IDS)
-    assert len(kept) == tiny_model.n_layers  # gone
+    model.lm(IDS)
+    assert len(kept) == model.n_layers  # gone
 
 
 @torch.no_grad()
