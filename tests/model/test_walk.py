@@ -1,5 +1,6 @@
 """The for loop over a forward pass sees what tap sees, writes what tap writes, and ends clean."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,16 @@ IDS = torch.randint(4, 4096, (2, 7), generator=torch.Generator().manual_seed(1))
 STREAM = [Site("resid_post", layer) for layer in range(3)]
 
 
-def n_hooks(model: Model) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.lm.modules())
+@pytest.fixture
+def n_added(tiny_model: Model) -> Callable[[], int]:
+    """How many hooks there are beside those that were there (transformers' own recording)."""
+
+    def n_hooks() -> int:
+        modules = tiny_model.lm.modules()
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+
+    before = n_hooks()
+    return lambda: n_hooks() - before
 
 
 def test_it_sees_every_site_in_order_with_the_values_of_tap(tiny_model: Model):
@@ -64,32 +73,36 @@ def test_without_logits_the_pass_ends_at_the_last_site(tiny_model: Model):
     assert steps.logits is None
 
 
-def test_breaking_off_takes_the_hooks_away(tiny_model: Model):
+def test_breaking_off_takes_the_hooks_away(tiny_model: Model, n_added: Callable[[], int]):
     with walk(tiny_model, IDS, STREAM) as steps:
         for _ in steps:
             break
-        assert n_hooks(tiny_model) == 3
-    assert n_hooks(tiny_model) == 0 and steps.logits is None
+        assert n_added() == 3
+    assert n_added() == 0 and steps.logits is None
     assert list(steps) == []  # it is over
     with walk(tiny_model, IDS, STREAM):
         pass  # never begun
-    assert n_hooks(tiny_model) == 0
+    assert n_added() == 0
 
 
-def test_an_exception_in_the_loop_passes_through_and_leaves_nothing(tiny_model: Model):
+def test_an_exception_in_the_loop_passes_through_and_leaves_nothing(
+    tiny_model: Model, n_added: Callable[[], int]
+):
     with pytest.raises(KeyError, match="mine"), walk(tiny_model, IDS, STREAM) as steps:
         for _ in steps:
             raise KeyError("mine")
-    assert n_hooks(tiny_model) == 0
+    assert n_added() == 0
     assert torch.is_grad_enabled()
 
 
-def test_an_exception_in_the_pass_comes_out_of_the_loop(tiny_model: Model):
+def test_an_exception_in_the_pass_comes_out_of_the_loop(
+    tiny_model: Model, n_added: Callable[[], int]
+):
     with walk(tiny_model, torch.tensor([[99_999]]), STREAM) as steps, pytest.raises(IndexError):
         next(steps)
     with walk(tiny_model, IDS, [Site("resid_post", 9)]) as steps, pytest.raises(NotFound):
         next(steps)
-    assert n_hooks(tiny_model) == 0
+    assert n_added() == 0
 
 
 def test_the_loop_has_gradients_though_the_pass_has_none(tiny_model: Model):
@@ -125,7 +138,9 @@ def test_a_site_that_can_only_be_read_takes_nothing(tiny_model: Model):
         steps.send(torch.zeros(1))
 
 
-def test_another_pass_of_the_same_model_inside_is_refused(tiny_model: Model):
+def test_another_pass_of_the_same_model_inside_is_refused(
+    tiny_model: Model, n_added: Callable[[], int]
+):
     with walk(tiny_model, IDS, STREAM) as steps:
         for _ in steps:
             with pytest.raises(ConfigError, match=r"came to resid_post\.0 while a walk"):
@@ -135,7 +150,7 @@ def test_another_pass_of_the_same_model_inside_is_refused(tiny_model: Model):
                 pytest.raises(ConfigError, match="under way"),
             ):
                 next(inner)
-    assert steps.logits is not None and n_hooks(tiny_model) == 0
+    assert steps.logits is not None and n_added() == 0
 
 
 def test_two_models_may_be_walked_together(tiny_model: Model, tiny_model_folder: Path):
