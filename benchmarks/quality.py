@@ -5,8 +5,9 @@
     python benchmarks/quality.py short [--seeds 0 1 2]      learning rates over run lengths
     python benchmarks/quality.py table                      into benchmarks/README.md
 
-Each fit appends a row to runs/quality/rows.jsonl; what has a row is not run again, so a part may be
-stopped and started. The peers run where they are installed (`make peers`).
+Each fit appends a row to benchmarks/quality.jsonl; what has a row is not run again, so a part may be
+stopped and started. Take ours out when the trainer's rules have changed. The peers run where they
+are installed (`make peers`).
 """
 
 import argparse
@@ -22,7 +23,7 @@ import torch
 import worlds
 from fits import Problem
 from harvested import SITES as POCKET_SITES
-from harvested import STORES, batches_from, held_out
+from harvested import batches_from, held_out
 from peers import missing
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from panscope.kernels import reference
 from panscope.sae.sae import Sae
 from panscope.sites import Site
 
+ROWS = Path(__file__).with_name("quality.jsonl")
 BATCH_TOKENS = 1024
 SITE_WIDTH = 1024
 SITE_TOKENS = 1_000_000
@@ -167,7 +169,7 @@ def main() -> None:
     parser.add_argument("part", choices=(*PARTS, "table"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trainers", nargs="+", default=[], choices=tuple(LIBRARIES))
-    parser.add_argument("--rows", type=Path, default=STORES / "rows.jsonl")
+    parser.add_argument("--rows", type=Path, default=ROWS)
     asked = parser.parse_args()
     if asked.part == "table":
         import quality_tables

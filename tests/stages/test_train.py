@@ -113,9 +113,13 @@ def test_what_a_recipe_leaves_open_follows_from_its_length():
 
 
 def test_a_targets_penalty_grows_geometrically_and_a_prices_linearly():
-    target, price = TargetL0(target_l0=10.0, target_strength=1.0), Price(sparsity=0.1)
-    shares = [target.share_at(progress) for progress in (0.0, 0.5, 1.0)]
-    assert shares == pytest.approx([1e-4, 1e-2, 1])
+    price, shares = Price(sparsity=0.1), {}
+    for l0 in (3.0, 30.0, 3000.0):  # large targets begin with more of it: pressure is the same
+        target = TargetL0(target_l0=l0, target_strength=1.0)
+        shares[l0] = [target.share_at(progress) for progress in (0.0, 0.5, 1.0)]
+    assert shares[3.0] == pytest.approx([1e-4, 1e-2, 1])
+    assert shares[30.0] == pytest.approx([1e-2, 1e-1, 1])
+    assert shares[3000.0] == [1, 1, 1]
     assert [price.share_at(progress) for progress in (0.0, 0.5, 1.0)] == [0, 0.5, 1]
 
 

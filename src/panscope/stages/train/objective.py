@@ -201,13 +201,17 @@ class TargetL0(config.Config):
         return (2 * self.target_strength / self.target_l0) * (l0 / self.target_l0 - 1)
 
     def share_at(self, progress: float) -> float:
-        """Return the share that applies at some progress of the warm-up: geometric, from 1e-4.
+        """Return the share that applies at some progress of the warm-up: geometric.
 
-        Untrained codes are several times too dense. A linear warm-up would press on them a hundred
-        times harder than the target needs in the end: latents die, and Adam, which remembers the
-        size of a thousand gradients, moves thresholds too little afterwards.
+        Untrained codes are several times too dense, so the whole penalty, or a linear warm-up,
+        would press a hundred times harder than the target needs in the end: latents die, and Adam,
+        which remembers the size of a thousand gradients, moves thresholds too little afterwards.
+        The pressure on dense codes falls with the square of the target; beginning at (target / 300)
+        squared it is the same for all targets. With less, codes of large targets grow so dense that
+        the steps of their many latents add up, and training collapses.
         """
-        return math.pow(1e-4, 1 - progress)
+        begin = min(1.0, (self.target_l0 / 300) ** 2)
+        return math.pow(begin, 1 - progress)
 
 
 Penalty = Price | TargetL0
