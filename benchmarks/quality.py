@@ -5,9 +5,9 @@
     python benchmarks/quality.py short [--seeds 0 1 2]      learning rates over run lengths
     python benchmarks/quality.py table                      into benchmarks/README.md
 
-Each fit appends a row to benchmarks/quality.jsonl; what has a row is not run again, so a part may be
-stopped and started. Take ours out when the trainer's rules have changed. The peers run where they
-are installed (`make peers`).
+Each fit appends a row to benchmarks/quality.jsonl; what has a row is not run again, so a part may
+be stopped and started. Take ours out when the trainer's rules have changed. The peers run where
+they are installed (`make peers`).
 """
 
 import argparse
