@@ -64,9 +64,9 @@ class Walk:
         if self._pass.dead:
             raise StopIteration
         self._pass.parent = self._loop = getcurrent()  # where its exceptions go
-        sent, self._sent = self._sent, None
+        sent, self._sent, self._at = self._sent, None, None
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # the pass has none: not the loop's
-            self._at = self._pass.switch(sent) if self._at else self._pass.switch()
+            self._at = self._pass.switch(sent)
         if self._at is None:
             raise StopIteration
         return self._at
@@ -91,7 +91,7 @@ class Walk:
             self._pass.parent = getcurrent()
             self._pass.throw(GreenletExit)
 
-    def _run(self) -> None:
+    def _run(self, _: None) -> None:
         logits = tap.visit(self._model, self._ids, self._sites, self._reach, self._with_logits)
         self.logits = logits if self._with_logits else None
 
