@@ -22,15 +22,13 @@ from torch.nn.functional import layer_norm
 from panscope.errors import Unsupported
 from panscope.sites import Site
 
-End = Literal["input", "output", "unit"]
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """A module's path (layered sites: below the layer; "" is the layer itself) and which end."""
 
     path: str
-    end: End
+    end: Literal["input", "output", "unit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +82,6 @@ class Family:
         return gain
 
 
-def _places(layered: Mapping[str, tuple[str, End]], embed: str) -> dict[str, Place]:
-    """Add the places that are alike everywhere."""
-    alike: dict[str, tuple[str, End]] = {
-        "embed": (embed, "output"),
-        "resid_pre": ("", "input"),
-        "resid_post": ("", "output"),
-        "logits": ("", "output"),
-    }
-    return {kind: Place(*place) for kind, place in {**alike, **layered}.items()}
-
-
 # The stream is kept aside before the norm reads it: a hook there reaches the MLP branch only.
 READ_ONLY = {
     "resid_mid": "edit attn_out.{layer} by the same difference",
@@ -102,65 +89,60 @@ READ_ONLY = {
 }
 
 
-def _before_mlp(norm: str) -> dict[str, tuple[str, End]]:
-    """Place the three sites at the norm that the MLP reads through."""
-    return {"resid_mid": (norm, "input"), "mlp_in_unit": (norm, "unit"), "mlp_in": (norm, "output")}
+def _row(
+    name: str,
+    layers: str,
+    *,
+    embed: str,
+    attn_z: str,
+    attn_out: str,
+    mlp_norm: str,
+    mlp_out: str,
+    final_norm: str,
+) -> Family:
+    """Name the modules: `attn_z` is what one reads, `mlp_norm` what the MLP reads through."""
+    places = {
+        "embed": Place(embed, "output"),
+        "resid_pre": Place("", "input"),
+        "attn_z": Place(attn_z, "input"),
+        "attn_out": Place(attn_out, "output"),
+        "resid_mid": Place(mlp_norm, "input"),
+        "mlp_in_unit": Place(mlp_norm, "unit"),
+        "mlp_in": Place(mlp_norm, "output"),
+        "mlp_out": Place(mlp_out, "output"),
+        "resid_post": Place("", "output"),
+        "logits": Place("", "output"),
+    }
+    return Family(name, layers, final_norm, places, READ_ONLY)
 
 
 def _gemma(name: str, root: str, attention: str) -> Family:
     """What a sub-layer adds stands after its post-norm, not after the sub-layer."""
-    layered: dict[str, tuple[str, End]] = {
-        "attn_z": ("self_attn.o_proj", "input"),
-        "attn_out": ("post_attention_layernorm", "output"),
-        **_before_mlp("pre_feedforward_layernorm"),
-        "mlp_out": ("post_feedforward_layernorm", "output"),
-    }
-    return Family(
-        name=name,
-        layers=f"{root}.layers",
+    row = _row(
+        name,
+        f"{root}.layers",
+        embed=f"{root}.embed_tokens",  # times sqrt(d_model) already
+        attn_z="self_attn.o_proj",
+        attn_out="post_attention_layernorm",
+        mlp_norm="pre_feedforward_layernorm",
+        mlp_out="post_feedforward_layernorm",
         final_norm=f"{root}.norm",
-        places=_places(layered, f"{root}.embed_tokens"),  # times sqrt(d_model) already
-        read_only=READ_ONLY,
-        attention=attention,
-        gain_base=1.0,
-        has_post_norms=True,
     )
+    return replace(row, attention=attention, gain_base=1.0, has_post_norms=True)
 
 
 def _llama(name: str) -> Family:
     """Llama and those built like it: two pre-norms, and nothing behind a sub-layer."""
-    layered: dict[str, tuple[str, End]] = {
-        "attn_z": ("self_attn.o_proj", "input"),
-        "attn_out": ("self_attn.o_proj", "output"),
-        **_before_mlp("post_attention_layernorm"),
-        "mlp_out": ("mlp", "output"),
-    }
-    places = _places(layered, "model.embed_tokens")
-    return Family(name, "model.layers", "model.norm", places, READ_ONLY)
-
-
-def _gpt2() -> Family:
-    """The stream begins behind the dropout that follows the sum of both embeddings."""
-    layered: dict[str, tuple[str, End]] = {
-        "attn_z": ("attn.c_proj", "input"),
-        "attn_out": ("attn", "output"),
-        **_before_mlp("ln_2"),
-        "mlp_out": ("mlp", "output"),
-    }
-    places = _places(layered, "transformer.drop")
-    return Family("gpt2", "transformer.h", "transformer.ln_f", places, READ_ONLY)
-
-
-def _gpt_neox() -> Family:
-    """One sub-layer after the other."""
-    layered: dict[str, tuple[str, End]] = {
-        "attn_z": ("attention.dense", "input"),
-        "attn_out": ("post_attention_dropout", "output"),
-        **_before_mlp("post_attention_layernorm"),
-        "mlp_out": ("post_mlp_dropout", "output"),
-    }
-    places = _places(layered, "gpt_neox.emb_dropout")
-    return Family("gpt_neox", "gpt_neox.layers", "gpt_neox.final_layer_norm", places, READ_ONLY)
+    return _row(
+        name,
+        "model.layers",
+        embed="model.embed_tokens",
+        attn_z="self_attn.o_proj",
+        attn_out="self_attn.o_proj",
+        mlp_norm="post_attention_layernorm",
+        mlp_out="mlp",
+        final_norm="model.norm",
+    )
 
 
 def _side_by_side(family: Family) -> Family:
@@ -176,7 +158,26 @@ def _side_by_side(family: Family) -> Family:
 
 # Gemma 2's soft-cap of attention scores lives only in the eager body.
 GEMMA2 = _gemma("gemma2", "model", "eager")
-GPT_NEOX = _gpt_neox()
+GPT2 = _row(
+    "gpt2",
+    "transformer.h",
+    embed="transformer.drop",  # behind the sum of both embeddings
+    attn_z="attn.c_proj",
+    attn_out="attn",
+    mlp_norm="ln_2",
+    mlp_out="mlp",
+    final_norm="transformer.ln_f",
+)
+GPT_NEOX = _row(
+    "gpt_neox",
+    "gpt_neox.layers",
+    embed="gpt_neox.emb_dropout",
+    attn_z="attention.dense",
+    attn_out="post_attention_dropout",
+    mlp_norm="post_attention_layernorm",
+    mlp_out="post_mlp_dropout",
+    final_norm="gpt_neox.final_layer_norm",
+)
 PARALLEL_NEOX = _side_by_side(GPT_NEOX)
 
 FAMILIES: dict[str, Family] = {
@@ -186,7 +187,7 @@ FAMILIES: dict[str, Family] = {
     "llama": _llama("llama"),
     "qwen2": _llama("qwen2"),
     "qwen3": _llama("qwen3"),
-    "gpt2": _gpt2(),
+    "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
 }
 """By the model type of a Hugging Face configuration."""
