@@ -15,14 +15,14 @@ POINTERS = {
     "_screen": "fp16 fp32 fp32 fp32 fp16 fp32 fp32 fp32 fp32 i64 i32",
     "_dot": "fp32 fp32 i32 i32 fp32",
     "_weighted_sum": "i64 i64 fp32 i32 fp32 fp32",
-    "_move": "fp32 fp32 fp32 i1 fp32",
+    "_move": "fp32 fp32 fp32 fp32 i1 fp32 fp32",
 }
 NUMBERS = {
     "_halve": "i32 i32",
     "_screen": "i32 i32 i32 i32 fp32",
     "_dot": "i32 i32",
     "_weighted_sum": "i32",
-    "_move": "i32 fp32 fp32 fp32 fp32",
+    "_move": "i32 fp32 fp32 fp32 fp32 fp32",
 }
 
 
@@ -52,7 +52,8 @@ def main() -> None:
     compiled(gpu_screen._halve, H100, wide, BLOCK=4096)
     compiled(gpu_rows._dot, H100, {}, PAIRS=gpu_rows.PAIRS, BLOCK=256)
     compiled(gpu_rows._weighted_sum, H100, {}, TERMS=gpu_rows.TERMS, BLOCK=512)
-    compiled(gpu_rows._move, H100, wide, UNIT=True, BLOCK=4096)
+    for mean in (False, True):
+        compiled(gpu_rows._move, H100, wide, MEAN=mean, UNIT=True, BLOCK=4096)
 
 
 if __name__ == "__main__":

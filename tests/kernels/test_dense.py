@@ -96,13 +96,17 @@ def test_gradients_sum_over_hits_in_any_order():
     torch.testing.assert_close(d_dec, expected_dec)
 
 
-def test_updating_touched_rows_alone_equals_adam_on_all():
-    """Ten steps, each touching some latents, against torch's Adam with projected gradients."""
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_updating_touched_rows_alone_equals_adam_on_all(momentum: float):
+    """Ten steps, each touching some latents, against torch's Adam with projected gradients.
+
+    With momentum Adam moves the other rows too, and they are put back.
+    """
     w_enc, w_dec = draw(WIDTH, D, seed=1), draw(WIDTH, D, seed=2)
     w_dec /= w_dec.norm(dim=1, keepdim=True)
-    rows = Rows.begin(w_enc.clone(), w_dec.clone())
+    rows = Rows.begin(w_enc.clone(), w_dec.clone(), momentum)
     leaves = [w_enc.clone().requires_grad_(), w_dec.clone().requires_grad_()]
-    adam = torch.optim.Adam(leaves, lr=0.01, betas=(0.0, BETA2), eps=EPSILON)
+    adam = torch.optim.Adam(leaves, lr=0.01, betas=(momentum, BETA2), eps=EPSILON)
     for step in range(1, 11):
         h = Hits(*(column[step * 3 : step * 3 + 9] for column in hits(60)))
         x, error = draw(TOKENS, D, seed=step), draw(2 * TOKENS, D, seed=50 + step)
@@ -110,9 +114,14 @@ def test_updating_touched_rows_alone_equals_adam_on_all():
         directions = leaves[1].detach()
         along = (grads[1] * directions).sum(1, keepdim=True) * directions
         leaves[0].grad, leaves[1].grad = grads[0], grads[1] - along
+        before = [leaf.detach().clone() for leaf in leaves]
         adam.step()
         with torch.no_grad():
             leaves[1].div_(leaves[1].norm(dim=1, keepdim=True))
+            if momentum:
+                left_alone = torch.bincount(h.latent, minlength=WIDTH) == 0
+                for leaf, old in zip(leaves, before, strict=True):
+                    leaf[left_alone] = old[left_alone]
         dense.update_(h, x, error, None, rows, step, 0.01)
     torch.testing.assert_close(rows.w_enc, leaves[0].detach(), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(rows.w_dec, leaves[1].detach(), rtol=1e-9, atol=1e-12)

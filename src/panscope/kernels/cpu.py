@@ -72,7 +72,10 @@ class _Rows(ctypes.Structure):
         ("w_dec", c_void_p),
         ("v_enc", c_void_p),
         ("v_dec", c_void_p),
+        ("m_enc", c_void_p),
+        ("m_dec", c_void_p),
         ("seen", c_void_p),
+        ("momentum", c_double),
     )
 
 
@@ -248,9 +251,10 @@ def update_(
 ) -> None:
     """Gather, project, step and renormalise, one visit to each touched latent's rows."""
     sources, alive = _sources(hits, x, error, everywhere, len(rows.w_enc))
-    weights = (rows.w_enc, rows.w_dec, rows.v_enc, rows.v_dec)
+    weights = (rows.w_enc, rows.w_dec, rows.v_enc, rows.v_dec, rows.m_enc, rows.m_dec)
     assert all(_plain(w) is w for w in weights), "rows are changed in place: float32, contiguous"
-    pointers = _Rows(*(w.data_ptr() for w in weights), rows.seen.data_ptr())
+    found = (w.data_ptr() if len(w) else None for w in weights)  # none: without momentum
+    pointers = _Rows(*found, rows.seen.data_ptr(), rows.momentum)
     _library().panscope_update(*sources, byref(pointers), step, rate)
     del alive
 

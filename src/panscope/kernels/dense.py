@@ -132,26 +132,25 @@ def update_(
     if everywhere is not None:
         is_touched |= everywhere != 0
     touched = is_touched.nonzero().squeeze(1)
-    decay = (BETA2 ** (step - rows.seen[touched]).double()).to(x.dtype)[:, None]
-    correction = (1 - BETA2**step) ** 0.5
     w_dec, d_dec = rows.w_dec[touched], d_dec[touched]
     d_dec -= (d_dec * w_dec).sum(1, keepdim=True) * w_dec
-    _adam_(rows.w_enc, rows.v_enc, touched, d_enc[touched], decay, correction, rate)
-    _adam_(rows.w_dec, rows.v_dec, touched, d_dec, decay, correction, rate)
+    missed = (step - rows.seen[touched]).double()[:, None]
+    for w, v, m, gradient in (
+        (rows.w_enc, rows.v_enc, rows.m_enc, d_enc[touched]),
+        (rows.w_dec, rows.v_dec, rows.m_dec, d_dec),
+    ):
+        size = _averaged_(v, touched, gradient.square(), BETA2, missed).sqrt_()
+        size.div_((1 - BETA2**step) ** 0.5).add_(EPSILON)
+        if rows.momentum:
+            gradient = _averaged_(m, touched, gradient, rows.momentum, missed)
+        w[touched] = w[touched].addcdiv_(gradient, size, value=-rate / (1 - rows.momentum**step))
     moved = rows.w_dec[touched]
     rows.w_dec[touched] = moved / moved.norm(dim=1, keepdim=True)
     rows.seen[touched] = step
 
 
-def _adam_(
-    w: Tensor,
-    v: Tensor,
-    at: Tensor,
-    gradient: Tensor,
-    decay: Tensor,
-    correction: float,
-    rate: float,
-) -> None:
-    moment = v[at].mul_(decay).addcmul_(gradient, gradient, value=1 - BETA2)
-    v[at] = moment
-    w[at] = w[at].addcdiv_(gradient, moment.sqrt_().div_(correction).add_(EPSILON), value=-rate)
+def _averaged_(mean: Tensor, at: Tensor, fresh: Tensor, beta: float, missed: Tensor) -> Tensor:
+    """Decay some rows of a mean by the steps missed, add what is fresh, and return a copy."""
+    old = (beta**missed).to(fresh.dtype)
+    mean[at] = mean[at].mul_(old).add_(fresh, alpha=1 - beta)
+    return mean[at]

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from panscope.axes import Activations
-from panscope.kernels.gpu_rows import dots, move_, weighted_sums_
+from panscope.kernels.gpu_rows import Turn, dots, move_, weighted_sums_
 from panscope.kernels.gpu_screen import halves, screen
 from panscope.kernels.pairs import (
     BETA2,
@@ -213,7 +213,9 @@ def update_(
         touched = grouped.edges.diff() > 0
         if everywhere is not None:
             touched |= everywhere != 0
-        decay = torch.pow(BETA2, (step - rows.seen).double()).float()
+        missed = (step - rows.seen).double()
+        left = (torch.pow(beta, missed).float() for beta in (BETA2, rows.momentum))
+        turn = Turn(touched, *left, step, rate, rows.momentum)
         for start in range(0, len(touched), SLAB):
             slab = slice(start, start + SLAB)
             w_enc, w_dec = rows.w_enc[slab], rows.w_dec[slab]
@@ -221,9 +223,9 @@ def update_(
             here = grouped._replace(edges=grouped.edges[start : start + SLAB + 1])
             added = None if everywhere is None else everywhere[slab]
             _gather_(d_enc, d_dec, here, x, error, added)
-            when = touched[slab], decay[slab], step
-            move_(w_enc, d_enc, rows.v_enc[slab], *when, rate, unit=False)
-            move_(w_dec, d_dec, rows.v_dec[slab], *when, rate, unit=True)
+            now = turn.within(slab)
+            move_(w_enc, d_enc, rows.v_enc[slab], rows.m_enc[slab], now, unit=False)
+            move_(w_dec, d_dec, rows.v_dec[slab], rows.m_dec[slab], now, unit=True)
         rows.seen.masked_fill_(touched, step)
 
 

@@ -4,7 +4,7 @@ What a sum is made of is gathered, never scattered: a program owns each result, 
 the same place. So the same inputs give the same bits.
 """
 
-from typing import no_type_check
+from typing import NamedTuple, Self, no_type_check
 
 import triton
 import triton.language as tl
@@ -62,13 +62,17 @@ def _move(
     w,
     g,
     v,
+    m,
     touched,
     decay,
+    mean_decay,
     d,
     rate,
     correction,
     fresh,
+    mean_fresh,
     epsilon,
+    MEAN: tl.constexpr,
     UNIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -82,6 +86,10 @@ def _move(
         if UNIT:
             slope -= tl.sum(slope * weight, axis=0) * weight
         moment += fresh * slope * slope
+        if MEAN:
+            mean = tl.load(m + at, mask=inside, other=0) * tl.load(mean_decay + row)
+            slope = mean + mean_fresh * slope
+            tl.store(m + at, slope, mask=inside)
         weight -= rate * slope / (tl.sqrt(moment * correction) + epsilon)
         if UNIT:
             weight /= tl.sqrt(tl.sum(weight * weight, axis=0))
@@ -128,37 +136,55 @@ def weighted_sums_(
     _weighted_sum[grid](first, last, weight, index, rows, out, d, TERMS=TERMS, BLOCK=block)
 
 
+class Turn(NamedTuple):
+    """Which rows move in a step, counted from 1, how far, and what is left of their moments."""
+
+    touched: Bool[Tensor, " latents"]
+    decay: PerLatent
+    mean_decay: PerLatent
+    step: int
+    rate: float
+    momentum: float
+
+    def within(self, slab: slice) -> Self:
+        """Take some of the rows."""
+        some = (self.touched[slab], self.decay[slab], self.mean_decay[slab])
+        return type(self)(*some, *self[3:])
+
+
 def move_(
     w: Float[Tensor, "latents d"],
     g: Float[Tensor, "latents d"],
     v: Float[Tensor, "latents d"],
-    touched: Bool[Tensor, " latents"],
-    decay: PerLatent,
-    step: int,
-    rate: float,
+    m: Float[Tensor, "means d"],
+    turn: Turn,
     unit: bool,
 ) -> None:
-    """Move the touched rows by one step of Adam without momentum, their moments decayed first.
+    """Move the touched rows by one step of Adam, their moments decayed first.
 
-    With `unit`, rows stay on the unit sphere: the gradient's part along the row is taken off before
+    Without momentum `m` is not looked at. With `unit`, rows stay on the unit sphere: the gradient's part along the row is taken off before
     the step, and the row is brought back to norm 1 after it.
     """
-    if not (w.is_contiguous() and v.is_contiguous()):  # a copy would move instead of them
+    if not all(t.is_contiguous() for t in (w, v, m)):  # a copy would move instead of them
         raise ValueError("weights and moments must lie row by row: make them contiguous")
     n, d = w.shape
     block = triton.next_power_of_2(d)
-    correction = 1 / (1 - BETA2**step)
+    correction = 1 / (1 - BETA2**turn.step)
     _move[(n,)](
         w,
         g,
         v,
-        touched,
-        decay,
+        m if turn.momentum else v,
+        turn.touched,
+        turn.decay,
+        turn.mean_decay,
         d,
-        rate,
+        turn.rate / (1 - turn.momentum**turn.step),
         correction,
         1 - BETA2,
+        1 - turn.momentum,
         EPSILON,
+        MEAN=turn.momentum > 0,
         UNIT=unit,
         BLOCK=block,
         num_warps=warps_for(block),

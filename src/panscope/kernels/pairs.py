@@ -144,24 +144,37 @@ class Hits(NamedTuple):
 
 @dataclass(slots=True)
 class Rows:
-    """The weight rows that training changes, with their second moments.
+    """The weight rows that training changes, with Adam's moments of their gradients.
 
     `seen` (int32) is the step, counted from 1, at which a latent's rows were last updated, 0 if
-    never: with beta1 = 0 a row without gradient stays, and its moment decays by
-    BETA2 ** (steps missed) when it is next touched, so leaving it alone is exact.
+    never. A row without gradient stays, and its moments decay by (steps missed) when it is next
+    touched. Without momentum that is Adam to the letter; with it, Adam would carry the row on.
     """
 
     w_enc: Encoder
     w_dec: Decoder
     v_enc: Encoder
     v_dec: Decoder
+    m_enc: Float[Tensor, "means d_in"]
+    m_dec: Float[Tensor, "means d_out"]
+    """The gradients' means; no rows where `momentum` (Adam's beta1) is 0."""
     seen: Int[Tensor, " latents"]
+    momentum: float
 
     @classmethod
-    def begin(cls, w_enc: Encoder, w_dec: Decoder) -> "Rows":
+    def begin(cls, w_enc: Encoder, w_dec: Decoder, momentum: float = 0.0) -> "Rows":
         """Start with no moments."""
+        v_enc, v_dec = torch.zeros_like(w_enc), torch.zeros_like(w_dec)
+        n_means = len(w_enc) if momentum else 0
+        m_enc, m_dec = (torch.zeros_like(w[:n_means]) for w in (w_enc, w_dec))
         seen = torch.zeros(len(w_enc), dtype=torch.int32, device=w_enc.device)
-        return cls(w_enc, w_dec, torch.zeros_like(w_enc), torch.zeros_like(w_dec), seen)
+        return cls(w_enc, w_dec, v_enc, v_dec, m_enc, m_dec, seen, momentum)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that training changes, by name."""
+        moments = {"m_enc": self.m_enc, "m_dec": self.m_dec} if self.momentum else {}
+        kept = {"w_enc": self.w_enc, "w_dec": self.w_dec, "v_enc": self.v_enc, "v_dec": self.v_dec}
+        return {**kept, **moments, "seen": self.seen}
 
 
 @runtime_checkable
@@ -207,6 +220,6 @@ class Body(Protocol):
         """Update each touched latent's rows in place; `step` counts from 1.
 
         A latent is touched if a hit names it or `everywhere` is not 0 there. The decoder's gradient
-        loses its component along its row; Adam (beta1 = 0) moves both rows by `rate`; the decoder
-        row is brought back to unit norm (Gemma Scope, arXiv:2408.05147, section 3.2).
+        loses its component along its row; Adam moves both rows by `rate`; the decoder row is
+        brought back to unit norm (Gemma Scope, arXiv:2408.05147, section 3.2).
         """

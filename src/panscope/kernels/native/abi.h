@@ -35,8 +35,9 @@ struct Sources {
   int64_t n_tokens, d_in, d_out, n_latents;
 };
 struct RowArrays {
-  float *w_enc, *w_dec, *v_enc, *v_dec;
+  float *w_enc, *w_dec, *v_enc, *v_dec, *m_enc, *m_dec;  // m may be null: no momentum
   int32_t* seen;
+  double momentum;
 };
 PANSCOPE_EXPORT void panscope_gradients(const HitArrays* hits, const Sources* from, float* d_w_enc,
                                         float* d_w_dec);

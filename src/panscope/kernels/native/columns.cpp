@@ -165,48 +165,69 @@ struct Write {
   }
 };
 
-// Adam with beta1 = 0 (the gradient is its own first moment) on touched rows; decoder rows of
-// norm 1 stay so.
+// Adam on touched rows; decoder rows of norm 1 stay so. Without momentum the gradient is its own
+// mean, and no array of means is read.
 struct Step {
   RowArrays rows;
   int64_t d_in, d_out;
   int64_t step;
-  float rate, correction;  // 1 / sqrt(1 - beta2^step)
+  float rate, correction;  // over 1 - momentum^step; 1 / sqrt(1 - beta2^step)
   static constexpr double beta2 = 0.999;
   static constexpr float epsilon = 1e-8f;
 
-  void expect_enc(int64_t j) const { expect(rows.w_enc, rows.v_enc, j, d_in); }
-  void expect_dec(int64_t j) const { expect(rows.w_dec, rows.v_dec, j, d_out); }
+  void expect_enc(int64_t j) const { expect(rows.w_enc, rows.v_enc, rows.m_enc, j, d_in); }
+  void expect_dec(int64_t j) const { expect(rows.w_dec, rows.v_dec, rows.m_dec, j, d_out); }
   void enc(int64_t j, const float* gradient) const {
-    adam(rows.w_enc + j * d_in, rows.v_enc + j * d_in, gradient, d_in, decay(j));
+    move(rows.w_enc, rows.v_enc, rows.m_enc, j, gradient, d_in);
   }
   void dec(int64_t j, float* gradient) const {
     float* w = rows.w_dec + j * d_out;
     take_off_component(gradient, w, d_out);
-    adam(w, rows.v_dec + j * d_out, gradient, d_out, decay(j));
+    move(rows.w_dec, rows.v_dec, rows.m_dec, j, gradient, d_out);
     normalise(w, d_out);
     rows.seen[j] = int32_t(step);
   }
 
  private:
   // Of a row longer than 2 KB the processor fetches the rest unasked.
-  static void expect(const float* w, const float* v, int64_t j, int64_t d) {
-    prefetch(w + j * d, std::min<int64_t>(d, 512));
-    prefetch(v + j * d, std::min<int64_t>(d, 512));
+  static void expect(const float* w, const float* v, const float* m, int64_t j, int64_t d) {
+    for (const float* row : {w, v, m})
+      if (row) prefetch(row + j * d, std::min<int64_t>(d, 512));
   }
 
   // Most touched rows were touched in the step before; pow costs 50 ns.
-  float decay(int64_t j) const {
+  float decay(double beta, int64_t j) const {
     int64_t steps = step - rows.seen[j];
-    return float(steps == 1 ? beta2 : std::pow(beta2, steps));
+    return float(steps == 1 ? beta : std::pow(beta, steps));
   }
 
-  void adam(float* w, float* v, const float* g, int64_t d, float decay) const {
+  void move(float* w, float* v, float* m, int64_t j, const float* g, int64_t d) const {
+    w += j * d;
+    v += j * d;
+    float old = decay(beta2, j);
+    if (m)
+      adam(w, v, g, d, old, Mean{m + j * d, decay(rows.momentum, j), float(1 - rows.momentum)});
+    else
+      adam(w, v, g, d, old, Itself{});
+  }
+
+  // What a row moves along: the gradient's decaying mean, or the gradient.
+  struct Mean {
+    float* m;
+    float old, fresh;
+    float operator()(int64_t k, float g) const { return m[k] = m[k] * old + fresh * g; }
+  };
+  struct Itself {
+    float operator()(int64_t, float g) const { return g; }
+  };
+
+  template <class Along>
+  void adam(float* w, float* v, const float* g, int64_t d, float old, Along along) const {
     constexpr float fresh = float(1 - beta2);
 #pragma omp simd
     for (int64_t k = 0; k < d; k++) {
-      v[k] = v[k] * decay + fresh * (g[k] * g[k]);
-      w[k] -= rate * g[k] / (std::sqrt(v[k]) * correction + epsilon);
+      v[k] = v[k] * old + fresh * (g[k] * g[k]);
+      w[k] -= rate * along(k, g[k]) / (std::sqrt(v[k]) * correction + epsilon);
     }
   }
   static void take_off_component(float* g, const float* w, int64_t d) {
@@ -234,5 +255,6 @@ void panscope_gradients(const HitArrays* hits, const Sources* from, float* d_w_e
 void panscope_update(const HitArrays* hits, const Sources* from, const RowArrays* rows,
                      int64_t step, double rate) {
   float correction = float(1 / std::sqrt(1 - std::pow(Step::beta2, step)));
+  rate /= 1 - std::pow(rows->momentum, step);  // of 0 by itself: by 1
   visit(*hits, *from, Step{*rows, from->d_in, from->d_out, step, float(rate), correction});
 }

@@ -53,6 +53,8 @@ class Member:
     vectors: Vectors
     """The architecture's own, `b_dec`, and `skip` if there is one."""
     moments: Vectors
+    means: Vectors
+    """Of the vectors' gradients; none without momentum."""
     meter: Meter
     density: float = field(default=1.0)
     """Share of pre-activations kept in the last step; it chooses the body of the next."""
@@ -67,15 +69,18 @@ class Member:
         vectors = row.vectors(spec.width) | _vectors(spec, config, scales)
         vectors = {name: vector.to(device) for name, vector in vectors.items()}
         w_enc, w_dec = initial(spec, len(scales.read), len(scales.written))
+        moments = {name: torch.zeros_like(vector) for name, vector in vectors.items()}
+        momentum = config.schedule.momentum
         return cls(
             spec=spec,
             config=config,
             course=course(config, len(scales.read), spec.learning_rate),
             row=row,
             scales=scales,
-            rows=Rows.begin(w_enc.to(device), w_dec.to(device)),
+            rows=Rows.begin(w_enc.to(device), w_dec.to(device), momentum),
             vectors=vectors,
-            moments={name: torch.zeros_like(vector) for name, vector in vectors.items()},
+            moments=moments,
+            means={name: vector.clone() for name, vector in moments.items()} if momentum else {},
             meter=Meter.begin(spec.width, scales.variance, device),
         )
 
@@ -162,10 +167,13 @@ class Member:
     def _move_(self, body: Body, x: Activations, gradient: Gradient, step: int) -> None:
         """Move all parameters; `x` is what the encoder read."""
         rate = self.course.learning_rate * self.course.share_of_rate_at(step)
-        rates = dict.fromkeys(gradient.vectors, rate)
+        rates = dict.fromkeys(gradient.vectors, rate * self.course.bias_rate)
         if "threshold" in rates:
             rates["threshold"] *= self.config.threshold.rate
-        optimiser.step_(self.vectors, gradient.vectors, self.moments, step + 1, rates)
+        if self._skips:
+            rates["skip"] = rate  # a matrix like the rows
+        state = (self.vectors, gradient.vectors, self.moments, self.means)
+        optimiser.step_(*state, self.course.momentum, step + 1, rates)
         if "threshold" in rates:
             self.vectors["threshold"].clamp_min_(0)
         ends = (gradient.hits, x, gradient.error, gradient.everywhere)
@@ -207,12 +215,11 @@ class Member:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything a checkpoint must hold, by name."""
-        rows = {
-            name: getattr(self.rows, name) for name in ("w_enc", "w_dec", "v_enc", "v_dec", "seen")
-        }
         moments = {f"{name}:moment": moment for name, moment in self.moments.items()}
+        means = {f"{name}:mean": mean for name, mean in self.means.items()}
         density = {"density": torch.tensor(self.density, dtype=torch.float64)}
-        parts = {**rows, **self.vectors, **moments, **self.meter.state(), **density}
+        adam = {**self.rows.tensors(), **self.vectors, **moments, **means}
+        parts = {**adam, **self.meter.state(), **density}
         return {f"{self.spec.sae}:{name}": tensor for name, tensor in parts.items()}
 
     def load_(self, state: Mapping[str, Tensor]) -> None:

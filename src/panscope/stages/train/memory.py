@@ -25,12 +25,12 @@ Sizes = Mapping[Site, int]
 """The number of dimensions at each site."""
 
 
-def state_bytes(spec: Spec, d_at: Sizes) -> int:
-    """Return what a Sae keeps from step to step: weights and second moments, float32."""
+def state_bytes(spec: Spec, d_at: Sizes, momentum: float) -> int:
+    """Return what a Sae keeps from step to step: weights and their moments, float32."""
     d_in, d_out = (sum(d_at[site] for site in sites) for sites in (spec.reads, spec.writes))
     skip = d_in * d_out if spec.saes.kind == "skip_transcoder" else 0
     vectors = 8 * spec.width + d_out
-    return 2 * FLOAT_BYTES * (spec.width * (d_in + d_out) + skip + vectors)
+    return (3 if momentum else 2) * FLOAT_BYTES * (spec.width * (d_in + d_out) + skip + vectors)
 
 
 def step_bytes(spec: Spec, d_at: Sizes, batch_tokens: int) -> int:
@@ -67,7 +67,7 @@ def groups(
 def group_bytes(specs: Sequence[Spec], d_at: Sizes, config: Config, device: torch.device) -> int:
     """Return the memory of a group: states, inputs, and a step for each that is trained at once."""
     at_once = torch.get_num_threads() if device.type == "cpu" else 1
-    states = sum(state_bytes(spec, d_at) for spec in specs)
+    states = sum(state_bytes(spec, d_at, config.schedule.momentum) for spec in specs)
     ends = {ends for spec in specs for ends in (spec.reads, spec.writes)}
     inputs = config.batch_tokens * sum(d_at[site] for sites in ends for site in sites)
     steps = sorted(step_bytes(spec, d_at, config.batch_tokens) for spec in specs)

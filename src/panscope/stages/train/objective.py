@@ -31,6 +31,10 @@ class Schedule(config.Config):
 
     learning_rate: Positive | None = None
     """None follows the rule of `course`, as every None here does."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Adam's beta1. With 0 a Sae needs a third less memory, and higher L0 are met less well."""
+    bias_rate: Positive = 0.1
+    """The learning rate of biases, thresholds and gains as a multiple of the rows'."""
     warmup_steps: Steps | None = None
     """Cosine from a tenth of the rate to the whole of it."""
     decay_share: Share | None = None
@@ -48,7 +52,7 @@ class Threshold(config.Config):
     initial: Positive | None = None
     bandwidth: Positive | None = None
     rate: Positive = 1.0
-    """The thresholds' learning rate as a multiple of the common one."""
+    """The thresholds' learning rate as a multiple of the biases'."""
 
 
 class Revive(config.Config):
