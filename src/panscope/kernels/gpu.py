@@ -214,8 +214,8 @@ def update_(
         if everywhere is not None:
             touched |= everywhere != 0
         missed = (step - rows.seen).double()
-        left = (torch.pow(beta, missed).float() for beta in (BETA2, rows.momentum))
-        turn = Turn(touched, *left, step, rate, rows.momentum)
+        decay, mean_decay = (torch.pow(b, missed).float() for b in (BETA2, rows.momentum))
+        turn = Turn(touched, decay, mean_decay, step, rate, rows.momentum)
         for start in range(0, len(touched), SLAB):
             slab = slice(start, start + SLAB)
             w_enc, w_dec = rows.w_enc[slab], rows.w_dec[slab]

@@ -162,8 +162,8 @@ def move_(
 ) -> None:
     """Move the touched rows by one step of Adam, their moments decayed first.
 
-    Without momentum `m` is not looked at. With `unit`, rows stay on the unit sphere: the gradient's part along the row is taken off before
-    the step, and the row is brought back to norm 1 after it.
+    Without momentum `m` is not looked at. With `unit`, rows stay on the unit sphere: the gradient's
+    part along the row is taken off before the step, and the row is brought back to norm 1 after it.
     """
     if not all(t.is_contiguous() for t in (w, v, m)):  # a copy would move instead of them
         raise ValueError("weights and moments must lie row by row: make them contiguous")

@@ -73,7 +73,7 @@ def learning_rate(n_steps: int, d_in: int, momentum: float) -> float:
     rates that were tried lie at 2 to 3 times.
     """
     alone = min(MOST, math.sqrt(STEPS / n_steps)) / math.sqrt(d_in)
-    return alone * ((1 + momentum) / (1 - momentum)) ** (1 / 3)
+    return alone * math.cbrt((1 + momentum) / (1 - momentum))
 
 
 def sparsity_warmup(n_steps: int) -> int:
