@@ -78,11 +78,11 @@ class Relay:
             shutil.rmtree(self._folder)
 
     def __call__(self, event: Event) -> None:
-        """Take an event of this process as that of worker 0, and others' now and then."""
+        """Take an event of this process as that of worker 0; others' now and then, and first."""
+        if isinstance(event, Finished) or time.monotonic() - self._looked > LOOK_SECONDS:
+            self.look()
         self._take(0, event)
         self._show()
-        if time.monotonic() - self._looked > LOOK_SECONDS:
-            self.look()
 
     def look(self) -> None:
         """Take what the workers have emitted since the last look."""
