@@ -117,7 +117,7 @@ def _verb(name: str, does: str, then: Callable[[Path], None] = lambda run: None)
     @click.option("--output", type=FOLDER, required=True, help="The run folder.")
     @click.option("--on", type=click.Choice(["here", "ray"]), default="here", show_default=True)
     @click.option("--workers", type=click.IntRange(min=1), help="Of Ray.  [default: one a GPU]")
-    @click.option("--ray-address", envvar="RAY_ADDRESS", help="Of a cluster that is running.")
+    @click.option("--ray-address", help="Of a cluster that is running.  [default: RAY_ADDRESS]")
     def command(
         recipe: str,
         overrides: tuple[str, ...],
@@ -126,9 +126,9 @@ def _verb(name: str, does: str, then: Callable[[Path], None] = lambda run: None)
         workers: int | None,
         ray_address: str | None,
     ) -> None:
-        if workers and on != "ray":
+        if on != "ray" and (workers or ray_address):
             do = "add --on ray, or start the command with torchrun --nproc-per-node"
-            raise ConfigError("--workers", "a process by itself has no others", do)
+            raise ConfigError("--workers, --ray-address", "are for Ray", do)
         with _crew(recipe, overrides, output, on == "ray", workers, ray_address) as crew:
             crew.run(name)
         if crew.leads:

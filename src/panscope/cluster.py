@@ -107,10 +107,13 @@ def _work(job: Job, recipe: Recipe, out: Path, folder: Path) -> None:
 
 def _connect(address: str | None, n_workers: int | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray's maker is not told of a run
         n_cpus = max(os.cpu_count() or 1, n_workers or 1)
         options |= {"num_cpus": n_cpus, "include_dashboard": False, "address": "local"}
+        options |= {"object_store_memory": 100 << 20}  # of which a job needs a few hundred bytes
+        options |= {"_system_config": {"task_oom_retries": LIVES - 1}}  # Ray's own limit is none
     else:
         options |= {"address": address}
     try:

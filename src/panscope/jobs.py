@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from os import environ
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from panscope import dist
 from panscope.dist import WHOLE, Share
@@ -72,16 +72,6 @@ def do(job: Job, launch: Launch) -> None:
             launch.evaluate()
         case "describe", _:
             launch.describe()
-
-
-class Crew(Protocol):
-    """Those who do a recipe's jobs."""
-
-    leads: bool
-    """Whether this process speaks for all."""
-
-    def run(self, verb: Verb) -> None:
-        """Do all jobs of a verb."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,10 +83,10 @@ def test_an_error_of_a_worker_arrives_as_it_was():
         assert arrived.exit_code == error.exit_code
 
 
-def test_workers_by_themselves_are_refused(tmp_path: Path):
-    result = CliRunner().invoke(
-        main, ["train", "demo", "--output", str(tmp_path), "--workers", "2"]
-    )
+@pytest.mark.parametrize("option", ["--workers", "--ray-address"])
+def test_options_of_ray_are_refused_without_it(tmp_path: Path, option: str):
+    args = ["train", "demo", "--output", str(tmp_path), option, "2"]
+    result = CliRunner().invoke(main, args)
     assert result.exit_code == 2
 
 
