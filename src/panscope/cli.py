@@ -20,7 +20,7 @@ from rich.table import Table
 from panscope import __version__, files
 from panscope.allocator import keep_freed_memory
 from panscope.errors import ConfigError, Incomplete, PanscopeError
-from panscope.events import Bars, Emit, fan_out, silent
+from panscope.events import Bars, silent
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -89,17 +89,17 @@ def demo(
     named = tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items() if value)
     if not no_serve:
         _import_web().check_address(host, port)
-    with _launch("demo", (*named, *overrides), output) as launch:
-        launch.train()
-        suite = launch.evaluate()
-        launch.describe()
-    OUT.print(_metrics_table(suite.facts.values()))
-    if not no_serve:
-        _serve(output, host, port)
+    with _crew("demo", (*named, *overrides), output) as crew:
+        for verb in ("train", "evaluate", "describe"):
+            crew.run(verb)
+    if crew.leads:
+        _print_metrics(output)
+        if not no_serve:
+            _serve(output, host, port)
 
 
-def _verb(name: str, does: str) -> Callable[[Any], click.Command]:
-    """Make a command that runs one verb of a recipe."""
+def _verb(name: str, does: str, then: Callable[[Path], None] = lambda run: None) -> None:
+    """Make a command that runs one verb of a recipe, and `then` speaks of the run."""
     text = f"""{does}
 
     RECIPE is a TOML file or the name of a packaged recipe; OVERRIDES are section.key=value.
@@ -107,40 +107,42 @@ def _verb(name: str, does: str) -> Callable[[Any], click.Command]:
     \b
     panscope {name} demo --output runs/demo
     panscope {name} recipe.toml text.path=corpus.jsonl.gz --output runs/mine
+    panscope {name} recipe.toml --output runs/mine --on ray --workers 4
+    torchrun --nproc-per-node 4 -m panscope {name} recipe.toml --output runs/mine
     """
 
-    def wrap(run: Callable[[Any], None]) -> click.Command:
-        @main.command(name, help=text)
-        @click.argument("recipe")
-        @click.argument("overrides", nargs=-1)
-        @click.option("--output", type=FOLDER, required=True, help="The run folder.")
-        def command(recipe: str, overrides: tuple[str, ...], output: Path) -> None:
-            with _launch(recipe, overrides, output) as launch:
-                run(launch)
-
-        return command
-
-    return wrap
-
-
-@_verb("harvest", "Write a model's activations at many sites into a store.")
-def _harvest(launch: Any) -> None:
-    launch.harvest()
-
-
-@_verb("train", "Train a suite of Saes, all over one stream of activations.")
-def _train(launch: Any) -> None:
-    launch.train()
-
-
-@_verb("evaluate", "Measure every Sae of a suite on held-out text.")
-def _evaluate(launch: Any) -> None:
-    OUT.print(_metrics_table(launch.evaluate().facts.values()))
+    @main.command(name, help=text)
+    @click.argument("recipe")
+    @click.argument("overrides", nargs=-1)
+    @click.option("--output", type=FOLDER, required=True, help="The run folder.")
+    @click.option("--on", type=click.Choice(["here", "ray"]), default="here", show_default=True)
+    @click.option("--workers", type=click.IntRange(min=1), help="Of Ray.  [default: one a GPU]")
+    @click.option("--ray-address", help="Of a cluster that is running.  [default: RAY_ADDRESS]")
+    def command(
+        recipe: str,
+        overrides: tuple[str, ...],
+        output: Path,
+        on: str,
+        workers: int | None,
+        ray_address: str | None,
+    ) -> None:
+        if on != "ray" and (workers or ray_address):
+            do = "add --on ray, or start the command with torchrun --nproc-per-node"
+            raise ConfigError("--workers, --ray-address", "are for Ray", do)
+        with _crew(recipe, overrides, output, on == "ray", workers, ray_address) as crew:
+            crew.run(name)
+        if crew.leads:
+            then(output)
 
 
-@_verb("describe", "Find what every feature responds to, in one pass over text.")
-def _describe(launch: Any) -> None:
-    launch.describe()
+def _print_metrics(run: Path) -> None:
+    OUT.print(_metrics_table(files.read_manifest(run / "suite").facts["saes"]))
+
+
+_verb("harvest", "Write a model's activations at many sites into a store.")
+_verb("train", "Train a suite of Saes, all over one stream of activations.")
+_verb("evaluate", "Measure every Sae of a suite on held-out text.", _print_metrics)
+_verb("describe", "Find what every feature responds to, in one pass over text.")
 
 
 @main.command()
@@ -220,17 +222,30 @@ def verify(path: Path) -> None:
 
 
 @contextmanager
-def _launch(recipe: str, overrides: tuple[str, ...], output: Path) -> Iterator[Any]:
-    """Read a recipe and yield its launch, with bars on the terminal and events in the run."""
-    from panscope.launch import Launch, read_recipe, sinks
+def _crew(
+    recipe: str,
+    overrides: tuple[str, ...],
+    output: Path,
+    on_ray: bool = False,
+    workers: int | None = None,
+    ray_address: str | None = None,
+) -> Iterator[Any]:
+    """Read a recipe and yield those who run it, with bars on the terminal and events in the run."""
+    from panscope import cluster, jobs
+    from panscope.launch import read_recipe, record
 
     keep_freed_memory()
     read = read_recipe(recipe, overrides)
     with Bars(OUT) as bars:
-        emit: Emit = fan_out(bars, *sinks(read, output))
-        launch = Launch(read, output, emit)
-        yield launch
-        launch.record_recipe()
+        at_work = (
+            cluster.on_ray(read, output, bars, workers, ray_address)
+            if on_ray
+            else jobs.here(read, output, bars)
+        )
+        with at_work as crew:
+            yield crew
+            if crew.leads:
+                record(read, output)
 
 
 def _artefacts(path: Path) -> list[Path]:

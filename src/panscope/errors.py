@@ -24,7 +24,14 @@ class PanscopeError(Exception):
     http_status = 500
 
     def __init__(self, where: str, found: str, do: str) -> None:
-        super().__init__(f"{where}: {found}; {do}")
+        super().__init__(
+            where, found, do
+        )  # as they are: so that a worker's reaches another process
+
+    def __str__(self) -> str:
+        """Join the three parts."""
+        where, found, do = self.args[:3]
+        return f"{where}: {found}; {do}"
 
 
 class ConfigError(PanscopeError, ValueError):
@@ -72,6 +79,7 @@ class Interrupted(PanscopeError):
 
     def __init__(self, where: str, found: str, do: str, by: signal.Signals) -> None:
         super().__init__(where, found, do)
+        self.args = (where, found, do, by)
         self.exit_code = 128 + by
 
 

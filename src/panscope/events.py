@@ -77,6 +77,7 @@ class Warned:
 
 
 Event = Started | Advanced | Measured | Finished | Warned
+KINDS = {kind.__name__: kind for kind in (Started, Advanced, Measured, Finished, Warned)}
 Emit = Callable[[Event], None]
 
 
@@ -110,6 +111,30 @@ def to_jsonl(path: Path) -> Emit:
             raise PanscopeError(str(path), found, "check space and permissions") from error
 
     return emit
+
+
+def from_json(line: str) -> Event:
+    """Read an event back from a line that `to_jsonl` wrote; null was a number that JSON lacks.
+
+    >>> from_json('{"time": 0.0, "event": "Advanced", "stage": "train", "done": 3}')
+    Advanced(stage='train', done=3, metrics={})
+    """
+    tree = _with_nan(json.loads(line))
+    del tree["time"]
+    kind: Callable[..., Event] = KINDS[tree.pop("event")]
+    return kind(**tree)
+
+
+def _with_nan(value: Any) -> Any:
+    match value:
+        case None:
+            return math.nan
+        case dict():
+            return {key: _with_nan(item) for key, item in value.items()}
+        case list():
+            return [_with_nan(item) for item in value]
+        case _:
+            return value
 
 
 def _append_line(path: Path, line: str) -> None:
@@ -173,7 +198,6 @@ class Bars:
         )
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -190,6 +214,7 @@ class Bars:
             case Started(stage, total, unit):
                 if not self._console.is_terminal:
                     self._console.print(f"[bold]{stage:>9}[/]  {total:,} {unit} ...")
+                self._progress.start()  # not before: only one process of several has events
                 task = self._progress.add_task(stage, total=total, unit=unit, metrics="")
                 self._tasks[stage] = task
             case Advanced(stage, done, metrics):

@@ -7,7 +7,7 @@ run/
   store/ suite/ atlas/
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from panscope import config, files
 from panscope.config import digest_of, override, read_toml
+from panscope.dist import Share
 from panscope.errors import ConfigError, NotFound, nearest
 from panscope.events import Emit, Warned, to_jsonl
 from panscope.model import load, text
@@ -31,6 +32,7 @@ from panscope.stages import describe, evaluate, harvest, train
 from panscope.stages.describe import Config as DescribeConfig
 from panscope.stages.evaluate import Config as EvaluateConfig
 from panscope.stages.harvest import Config as HarvestConfig
+from panscope.stages.harvest import RowsFrom
 from panscope.stages.train import BatchesFrom, memory, sweep
 from panscope.stages.train import Config as TrainConfig
 from panscope.stages.train.sweep import Spec
@@ -86,6 +88,11 @@ def sinks(recipe: Recipe, out: Path) -> list[Emit]:
     return made
 
 
+def record(recipe: Recipe, out: Path) -> None:
+    """Write a recipe into its run folder."""
+    files.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
+
+
 class Launch:
     """A recipe on its way into a run folder; the model is loaded when a stage first needs it."""
 
@@ -93,10 +100,6 @@ class Launch:
         self.recipe = recipe
         self.out = out
         self.emit = emit
-
-    def record_recipe(self) -> None:
-        """Write the recipe into the run folder."""
-        files.write_json(self.out / "recipe.json", self.recipe.model_dump(mode="json"))
 
     @cached_property
     def model(self) -> Model:
@@ -120,25 +123,63 @@ class Launch:
 
     def harvest(self) -> files.Manifest:
         """Write activations into `store/`."""
-        rows_from = self._rows_from("train")
-        into = self.out / "store"
-        return harvest.run(self.recipe.harvest, self.model, rows_from, self.inputs, into, self.emit)
+        return harvest.run(*self._harvest, self.out / "store", self.emit)
+
+    def write_shards(self, share: Share) -> None:
+        """Write a share of the shards of `store/`."""
+        harvest.write(*self._harvest, self.out / "store", self.emit, share)
+
+    def seal_store(self) -> files.Manifest:
+        """Make the shards of all shares a store."""
+        config, model, _, inputs = self._harvest
+        return harvest.seal(config, model, inputs, self.out / "store", self.emit)
+
+    @property
+    def _harvest(self) -> tuple[HarvestConfig, Model, RowsFrom, dict[str, str]]:
+        return self.recipe.harvest, self.model, self._rows_from("train"), self.inputs
 
     def train(self) -> Suite:
         """Train `suite/` from the live stream, or from `store/` if the recipe says so."""
+        self._refuse_sites_that_cannot_be_edited()
+        train.run(self.recipe.train, self.banks(), *self._stream(self.sites), *self._suite_ends)
+        return Suite.open(self.out / "suite")
+
+    def begin_training(self, n_workers: int) -> None:
+        """Fix which Saes are trained together, before workers take their shares of them."""
+        self._refuse_sites_that_cannot_be_edited()
+        if len(self._begun_banks(n_workers)) < n_workers:
+            self.emit(Warned("train", "there are fewer banks than workers: some have no work"))
+
+    def train_share(self, share: Share) -> None:
+        """Train the banks of a share, from a stream of their sites alone; `train` seals all."""
+        banks = self._begun_banks(share.world)
+        mine = [spec for number, bank in enumerate(banks) if number in share for spec in bank]
+        if mine:
+            stream = self._stream(sweep.sites_of(mine))
+            train.work(self.recipe.train, banks, *stream, *self._suite_ends, share)
+
+    def _begun_banks(self, n_workers: int) -> Sequence[Sequence[Spec]]:
+        _, inputs = self._stream(self.sites)
+        return train.begin(self.recipe.train, self.banks(n_workers), inputs, *self._suite_ends)
+
+    def banks(self, n_workers: int = 1) -> list[tuple[Spec, ...]]:
+        """The Saes in the groups that fit in memory together, at least one a worker."""
+        d_at = {site: self.model.d_at(site) for site in self.sites}
+        device = self.model.device
+        return memory.groups(self.specs, d_at, self.recipe.train, device, n_workers)
+
+    def _refuse_sites_that_cannot_be_edited(self) -> None:
         for spec in self.specs:
             for site in spec.writes:  # evaluation will replace what stands there
                 self.model.family.refuse_edit(site)
-        batches_from, inputs = self._from_store() if self.recipe.source == "store" else self._live()
-        into = self.out / "suite"
-        train.run(self.recipe.train, self.banks, batches_from, inputs, into, self.emit)
-        return Suite.open(into)
 
     @property
-    def banks(self) -> list[tuple[Spec, ...]]:
-        """The Saes in the groups that fit in memory together."""
-        d_at = {site: self.model.d_at(site) for site in self.sites}
-        return memory.groups(self.specs, d_at, self.recipe.train, self.model.device)
+    def _suite_ends(self) -> tuple[Path, Emit]:
+        return self.out / "suite", self.emit
+
+    def _stream(self, sites: tuple[Site, ...]) -> tuple[BatchesFrom, dict[str, str]]:
+        """Return the stream of some sites, and what the stream of all is made from."""
+        return self._from_store(sites) if self.recipe.source == "store" else self._live(sites)
 
     def evaluate(self) -> Suite:
         """Measure `suite/` on held-out text: metrics into its manifest, a table into report.md."""
@@ -178,33 +219,34 @@ class Launch:
     ) -> Iterator[Rows]:
         return text.rows(self.recipe.text, self.model, split, batch_rows, skip_rows)
 
-    def _rows_from(self, split: Literal["train", "held_out"]) -> Callable[[int], Iterator[Rows]]:
+    def _rows_from(self, split: Literal["train", "held_out"]) -> RowsFrom:
         return lambda row: self._rows(split, self.recipe.harvest.batch_rows, row)
 
     def _n_batches(self, tokens: int, batch_rows: int) -> int:
         return -(-tokens // (batch_rows * self.recipe.text.context))
 
-    def _live(self) -> tuple[BatchesFrom, dict[str, str]]:
-        """Return the live stream of the sites that are trained, and what it is made from."""
-        sites = tuple(str(site) for site in self.sites)
-        settings = self.recipe.harvest.model_copy(update={"sites": sites})
+    def _live(self, sites: tuple[Site, ...]) -> tuple[BatchesFrom, dict[str, str]]:
         rows_from, size = self._rows_from("train"), self.recipe.train.batch_tokens
+        settings = self._harvest_of(sites)
 
         def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:
             stream = harvest.stream(settings, self.model, rows_from, size, batch)
             return (batch.values for batch in stream)
 
-        shape = settings.model_dump(mode="json", exclude={"tokens"})  # a live stream has no end
+        # A live stream has no end, and its values at a site do not depend on the other sites.
+        shape = self._harvest_of(self.sites).model_dump(mode="json", exclude={"tokens"})
         return batches_from, {**self.inputs, "stream": digest_of(shape)}
 
-    def _from_store(self) -> tuple[BatchesFrom, dict[str, str]]:
-        """Return the stream that visits the store's shards, and what it is made from."""
+    def _harvest_of(self, sites: tuple[Site, ...]) -> HarvestConfig:
+        return self.recipe.harvest.model_copy(update={"sites": tuple(map(str, sites))})
+
+    def _from_store(self, sites: tuple[Site, ...]) -> tuple[BatchesFrom, dict[str, str]]:
         store = Store.open(self.out / "store")
         _refuse_another_model(store.folder, store.manifest, self.inputs)
         size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
 
         def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:
-            stream = store.batches(self.sites, size, seed, batch=batch)
+            stream = store.batches(sites, size, seed, batch=batch)
             return ({s: v.to(self.model.device) for s, v in b.values.items()} for b in stream)
 
         return batches_from, {

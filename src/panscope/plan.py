@@ -47,7 +47,7 @@ def plan(launch: Launch) -> Plan:
     """Work out what `launch`'s recipe costs; loads the model's configuration and weights."""
     config, model = launch.recipe.train, launch.model
     d_at = {site: model.d_at(site) for site in launch.sites}
-    banks = [_bank(specs, d_at, launch) for specs in launch.banks]
+    banks = [_bank(specs, d_at, launch) for specs in launch.banks()]
     encoders = sum(spec.width * _size(spec.reads, d_at) for spec in launch.specs)
     decoders = sum(spec.width * _size(spec.writes, d_at) for spec in launch.specs)
     n_parameters = sum(p.numel() for p in model.lm.parameters())

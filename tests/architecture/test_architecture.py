@@ -23,6 +23,7 @@ DOORS = {
     "uvicorn": ("web/",),
     "click": ("cli.py",),
     "triton": ("kernels/gpu",),
+    "ray": ("cluster.py",),
 }
 NOT_MODULES = {"utils", "common", "helpers", "core", "base", "types", "constants", "registry"} | {
     "factory",

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from panscope import files
+from panscope.dist import Share
 from panscope.errors import ConfigError, Incomplete, NotFound, PanscopeError
 from panscope.events import Advanced, Event, Finished, Started, Warned, silent
 from panscope.model import tap, text
@@ -260,6 +261,54 @@ def test_a_shard_that_lost_a_file_is_made_again_alone(
     assert "shard-00001/attn_z.1.safetensors: is missing" in warning.text
     assert passes == [SITES] * 2
     assert bytes_of(tmp_path) == before
+
+
+def write(out: Path, share: Share, config: Config = CONFIG) -> list[Event]:
+    events: list[Event] = []
+    harvest.write(config, MODEL, ROWS_FROM, INPUTS, out, events.append, share)
+    return events
+
+
+@pytest.mark.parametrize("tokens", [60, 1000])
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_shares_make_the_store_of_one_process(tmp_path: Path, world: int, tokens: int):
+    wanted = config(tokens=tokens)
+    run(tmp_path / "whole", wanted)
+    done = []
+    for rank in reversed(range(world)):
+        events = write(tmp_path / "shared", Share(rank, world), wanted)
+        done.append([event.done for event in events if isinstance(event, Advanced)][-1:])
+    with_all = harvest.seal(wanted, MODEL, INPUTS, tmp_path / "shared", silent)
+    assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "whole")
+    assert sum(n for last in done for n in last) == sum(with_all.facts["shards"])
+
+
+def test_a_share_leaves_the_others_alone(tmp_path: Path, passes: list[tuple[Site, ...]]):
+    begun = tmp_path / "shard-00001" / "resid_post.0.safetensors"
+    begun.parent.mkdir()
+    begun.write_bytes(b"in the making")
+    write(tmp_path, Share(0, 2))
+    assert passes == [SITES] * 3, "two passes in shard 0, one in shard 2"
+    assert begun.read_bytes() == b"in the making"
+    with pytest.raises(Incomplete, match="shard-00001"):
+        harvest.seal(CONFIG, MODEL, INPUTS, tmp_path, silent)
+    assert not (tmp_path / "manifest.json").exists()
+    write(tmp_path, Share(1, 2))
+    passes.clear()
+    write(tmp_path, Share(0, 2))
+    assert passes == [], "what is sealed is not done again"
+    sealed = harvest.seal(CONFIG, MODEL, INPUTS, tmp_path, silent)
+    assert list(sealed.facts["shards"]) == [27, 28, 13]
+    assert write(tmp_path, Share(0, 2)) == [], "a finished store is left as it is"
+    events: list[Event] = []
+    assert harvest.seal(CONFIG, MODEL, INPUTS, tmp_path, events.append) == sealed
+    assert events == [Finished("harvest", 0.0, reused=True)]
+
+
+def test_a_share_that_nobody_wrote_is_missed(tmp_path: Path):
+    write(tmp_path, Share(0, 2))
+    with pytest.raises(Incomplete, match="shard 1 was not written; run the same command again"):
+        harvest.seal(CONFIG, MODEL, INPUTS, tmp_path, silent)
 
 
 def test_a_full_disk_is_reported_and_the_next_run_resumes(

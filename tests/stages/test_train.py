@@ -408,6 +408,29 @@ def test_memory_is_bounded_by_training_in_groups():
         memory.groups(wanted, d_at, config(memory_gb=1e-6), CPU)
 
 
+def test_each_worker_gets_a_group_of_neighbours_of_about_equal_cost():
+    settings = config(widths=(16, 32), seeds=(0, 1, 2), memory_gb=1.0)
+    wanted = sweep.specs(settings, LAYERS)
+    d_at = dict.fromkeys(SITES, D_IN)
+    for n in (1, 2, 3, 5, 100):
+        split = memory.groups(wanted, d_at, settings, CPU, n)
+        assert tuple(itertools.chain(*split)) == wanted
+        assert len(split) == min(n, len(wanted))
+    three = memory.groups(wanted, d_at, settings, CPU, 3)
+    widths = [sum(spec.width for spec in group) for group in three]
+    assert max(widths) - min(widths) <= 2 * 32
+
+
+def test_workers_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch):
+    settings = config(seeds=tuple(range(6)))
+    wanted = sweep.specs(settings, LAYERS)
+    d_at = dict.fromkeys(SITES, D_IN)
+    three = memory.group_bytes(wanted[:3], d_at, settings, CPU)
+    monkeypatch.setattr(memory, "memory_of", lambda device: 2 * 2 * three)
+    split = memory.groups(wanted, d_at, settings, CPU, 2)
+    assert [len(group) for group in split] == [3, 3, 3, 3]
+
+
 def test_a_container_may_use_less_memory_than_its_host_has(tmp_path: Path):
     limited, free = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
     limited.write_text("2000000000\n")

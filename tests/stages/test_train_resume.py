@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from panscope import files
+from panscope.dist import Share
 from panscope.errors import ConfigError, Corrupt, Incomplete, Interrupted, PanscopeError
-from panscope.events import Advanced, Event, Measured, Started, Warned, silent
+from panscope.events import Advanced, Event, Finished, Measured, Started, Warned, silent
 from panscope.sites import Site
 from panscope.stages import train
 from panscope.stages.train import checkpoint, pace
@@ -299,6 +300,52 @@ def test_it_goes_on_where_other_numbers_of_saes_fit_together(
     else:
         train.run(CONFIG, [specs], batches_from, SCENE["INPUTS"], tmp_path, silent)
         assert bytes_of(tmp_path) == whole[0]
+
+
+# Shared
+
+
+def begin(out: Path) -> Any:
+    return train.begin(CONFIG, banks(), SCENE["INPUTS"], out, silent)
+
+
+def work(out: Path, share: Share, emit: Any = silent) -> None:
+    train.work(CONFIG, begin(out), batches_from, SCENE["INPUTS"], out, emit, share)
+
+
+def test_shares_make_the_suite_of_one_process(
+    whole: tuple[dict[str, bytes], list[Event]], tmp_path: Path
+):
+    begin(tmp_path)
+    done: list[int] = []
+    for rank in (2, 1, 0):
+        events: list[Event] = []
+        work(tmp_path, Share(rank, 3), events.append)
+        done += [event.done for event in events if isinstance(event, Advanced)][-1:]
+        assert not any(isinstance(event, Finished) for event in events)
+    assert sum(done) == 2 * CONFIG.tokens, "two banks, and a worker without one"
+    assert not (tmp_path / "manifest.json").exists()
+    sealing: list[Event] = []
+    run(tmp_path, emit=sealing.append)
+    assert bytes_of(tmp_path) == whole[0]
+    assert not any(isinstance(event, Measured) for event in sealing), "nothing is trained again"
+    before = bytes_of(tmp_path)
+    work(tmp_path, Share(0, 2))
+    assert bytes_of(tmp_path) == before, "a finished suite is left as it is"
+
+
+def test_a_share_that_was_stopped_goes_on_among_another_number_of_workers(
+    whole: tuple[dict[str, bytes], list[Event]], tmp_path: Path
+):
+    stopping = sending(signal.SIGTERM, LATER)
+    with pytest.raises(Interrupted, match=f"after step {LATER} of {N_STEPS} of bank 2 of 2"):
+        args = (CONFIG, begin(tmp_path), stopping, SCENE["INPUTS"], tmp_path, silent)
+        train.work(*args, Share(1, 2))
+    events: list[Event] = []
+    run(tmp_path, emit=events.append)
+    assert bytes_of(tmp_path) == whole[0]
+    steps = [event.step for event in events if isinstance(event, Measured)]
+    assert steps == [20, 40, 50, 40, 50], "the first bank whole, the second from where it was"
 
 
 # Full

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 
 from panscope import config, files
+from panscope.dist import WHOLE, Share
 from panscope.errors import ConfigError
 from panscope.events import Advanced, Emit, Finished, Started, Warned
 from panscope.files import Manifest
@@ -25,7 +26,7 @@ from panscope.model.text import Rows
 from panscope.sites import Site, match_sites
 from panscope.store.layout import KIND, DType, Facts, Seal
 from panscope.store.shuffle import Batch, Bucket, Pending, Tokens, batches, joined, permutation
-from panscope.store.writer import resume, seal_store, write_shard
+from panscope.store.writer import resume, seal_store, write_shard, written
 
 STAGE = "harvest"
 
@@ -77,38 +78,78 @@ def run(
     shards are kept, damaged ones written again with a warning. A text of fewer tokens is read once.
     ConfigError if `out` holds another store, or anything else.
     """
-    described = config.model_dump(mode="json")
-    manifest = files.made(out, KIND, described, inputs)
-    if manifest and all((out / name).is_file() for name in manifest.files):
+    started = time.monotonic()
+    if manifest := _finished(config, inputs, out):
         emit(Finished(STAGE, 0.0, reused=True))
         return manifest
-    started = time.monotonic()
-    seals = _harvest(config, model, rows_from, files.artefact_digest(described, inputs), out, emit)
-    facts = _facts(config, model, seals)
-    if sum(facts.shards) < config.tokens:
-        emit(Warned(STAGE, f"the text has only {sum(facts.shards):,} tokens: all were harvested"))
-    manifest = seal_store(out, seals, described, inputs, facts)
+    write(config, model, rows_from, inputs, out, emit)
+    manifest = _seal(config, model, inputs, out, emit)
     emit(Finished(STAGE, time.monotonic() - started))
     return manifest
 
 
-def _harvest(
-    config: Config, model: Model, rows_from: RowsFrom, key: str, out: Path, emit: Emit
-) -> dict[int, Seal]:
-    """Write the shards that `out` still lacks; return the seals of all."""
+def write(
+    config: Config,
+    model: Model,
+    rows_from: RowsFrom,
+    inputs: Mapping[str, str],
+    out: Path,
+    emit: Emit,
+    share: Share = WHOLE,
+) -> None:
+    """Write the shards of a share that `out` still lacks; several processes may, one share each.
+
+    The text of other shares is counted, not run: 630,000 tokens a second on two cores.
+    """
+    if _finished(config, inputs, out):
+        return
     sites = _sites(config, model)
-    seals, damaged = resume(out, key)
+    key = _key(config, inputs)
+    seals, damaged = resume(out, key, share)
     for problem in damaged:
         emit(Warned(STAGE, f"{problem}. Its shard is written again."))
     emit(Started(STAGE, config.tokens, "tokens"))
-    for number, rows, done in _missing(config, rows_from, seals):
+    for number, rows, done in _missing(config, rows_from, seals, share):
         read = _reporting(rows, done, config.tokens, emit)
         n_rows = sum(len(passed.ids) for passed in rows)
         fill = partial(_fill, config, model, sites, read, number, _n_tokens(rows))
-        seals[number] = write_shard(out, number, fill(), n_rows, key)
+        write_shard(out, number, fill(), n_rows, key)
+
+
+def seal(
+    config: Config, model: Model, inputs: Mapping[str, str], out: Path, emit: Emit
+) -> Manifest:
+    """Make the shards that all shares wrote a store, once all are written."""
+    if manifest := _finished(config, inputs, out):
+        emit(Finished(STAGE, 0.0, reused=True))
+        return manifest
+    manifest = _seal(config, model, inputs, out, emit)
+    emit(Finished(STAGE, 0.0))
+    return manifest
+
+
+def _seal(
+    config: Config, model: Model, inputs: Mapping[str, str], out: Path, emit: Emit
+) -> Manifest:
+    seals = written(out, _key(config, inputs))
     if not seals:
         raise ConfigError("harvest", "the text has no rows", "give more text")
-    return seals
+    facts = _facts(config, model, seals)
+    if sum(facts.shards) < config.tokens:
+        emit(Warned(STAGE, f"the text has only {sum(facts.shards):,} tokens: all were harvested"))
+    return seal_store(out, seals, config.model_dump(mode="json"), inputs, facts)
+
+
+def _finished(config: Config, inputs: Mapping[str, str], out: Path) -> Manifest | None:
+    """Return the manifest of the store if it is sealed and no file of it is missing."""
+    manifest = files.made(out, KIND, config.model_dump(mode="json"), inputs)
+    if manifest and all((out / name).is_file() for name in manifest.files):
+        return manifest
+    return None
+
+
+def _key(config: Config, inputs: Mapping[str, str]) -> str:
+    return files.artefact_digest(config.model_dump(mode="json"), inputs)
 
 
 def _sites(config: Config, model: Model) -> tuple[Site, ...]:
@@ -151,25 +192,26 @@ def _buckets(config: Config, passes: Iterator[Rows]) -> Iterator[list[Rows]]:
 
 
 def _missing(
-    config: Config, rows_from: RowsFrom, seals: Mapping[int, Seal]
+    config: Config, rows_from: RowsFrom, seals: Mapping[int, Seal], share: Share
 ) -> Iterator[tuple[int, list[Rows], int]]:
-    """Yield number and rows of each shard that is not sealed yet, and how many tokens precede it.
+    """Yield number and rows of each shard of a share that is not sealed yet.
 
-    Sealed shards before the first gap are skipped with their rows, later ones are read past.
+    With it, how many tokens the share has done. Sealed shards before the first gap are skipped with
+    their rows; later ones, and those of other shares, are read past.
     """
     first = next(number for number in itertools.count() if number not in seals)
     before = [seals[number] for number in range(first)]
-    done = sum(seal.n_tokens for seal in before)
+    done = read = sum(seal.n_tokens for seal in before)
+    done += sum(seal.n_tokens for number, seal in seals.items() if number > first)
     buckets = _buckets(config, rows_from(sum(seal.n_rows for seal in before)))
     for number, rows in enumerate(buckets, first):
-        if done >= config.tokens:
+        if read >= config.tokens:
             return
-        if number in seals:
-            done += seals[number].n_tokens
-            continue
-        wanted = _up_to(config.tokens - done, rows)
-        yield number, wanted, done
-        done += _n_tokens(wanted)
+        wanted = _up_to(config.tokens - read, rows)
+        read += _n_tokens(wanted)
+        if number in share and number not in seals:
+            yield number, wanted, done
+            done += _n_tokens(wanted)
 
 
 def _up_to(wanted_tokens: int, rows: Sequence[Rows]) -> list[Rows]:

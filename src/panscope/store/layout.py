@@ -62,9 +62,10 @@ class Seal(Config):
     def read(cls, shard: Path) -> Self:
         """Read a shard's seal: Incomplete if it has none, Corrupt if a byte of it has changed."""
         path = shard / SEAL
-        if not path.is_file():
-            raise Incomplete(str(shard), f"has no {SEAL}", _REMEDY)
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise Incomplete(str(shard), f"has no {SEAL}", _REMEDY) from error
         try:
             seal = cls.model_validate(_without_checksum(data))
         except ValueError as error:

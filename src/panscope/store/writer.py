@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from panscope import files
+from panscope.dist import WHOLE, Share
 from panscope.errors import ConfigError, Corrupt, Incomplete, PanscopeError
 from panscope.files import FileRecord, Manifest
 from panscope.store.layout import (
@@ -52,19 +53,22 @@ def write_shard(store: Path, number: int, bucket: Bucket, n_rows: int, key: str)
     return seal
 
 
-def resume(store: Path, key: str) -> tuple[dict[int, Seal], list[Corrupt]]:
-    """Return the seals of the whole shards of an unfinished store, and what is wrong with others.
+def resume(store: Path, key: str, share: Share = WHOLE) -> tuple[dict[int, Seal], list[Corrupt]]:
+    """Return the seals of a share's whole shards in an unfinished store, and what ails its others.
 
-    Those others, unsealed or damaged, are removed. ConfigError, before anything is removed, if the
-    folder belongs to a store of another key, or to something else.
+    Those, unsealed or damaged, are removed; shards of other shares are left alone, as they may be
+    in the making. ConfigError, before anything is removed, if the folder belongs to a store
+    of another key, or to something else.
     """
     _refuse_foreign(store, key)
     (store / files.MANIFEST).unlink(missing_ok=True)
     for left_over in store.glob(f".{files.MANIFEST}.*.tmp"):
-        left_over.unlink()
+        left_over.unlink(missing_ok=True)
     seals: dict[int, Seal] = {}
     damaged: list[Corrupt] = []
     for number, shard in shards_in(store):
+        if number not in share:
+            continue
         try:
             seals[number] = whole_seal(shard)
         except Incomplete:
@@ -73,6 +77,20 @@ def resume(store: Path, key: str) -> tuple[dict[int, Seal], list[Corrupt]]:
             damaged.append(problem)
             discard(shard)
     return seals, damaged
+
+
+def written(store: Path, key: str) -> dict[int, Seal]:
+    """Return the seals of all shards, when all writers have ended.
+
+    Their files are not read again. Raises Incomplete if one is missing before the last.
+    """
+    _refuse_foreign(store, key)
+    seals = {number: Seal.read(shard) for number, shard in shards_in(store)}
+    missing = set(range(len(seals))) - seals.keys()
+    if missing:
+        found = f"shard {min(missing)} was not written"
+        raise Incomplete(str(store), found, "run the same command again")
+    return seals
 
 
 def seal_store(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from panscope import files
 from panscope.config import digest_of
+from panscope.dist import WHOLE, Share
 from panscope.errors import Incomplete
 from panscope.events import Advanced, Emit, Finished, Measured, Started, Warned
 from panscope.sae.suite import FILES, KIND, write_sae
@@ -57,30 +58,77 @@ def run(
     reused, an interrupted one resumed; ConfigError if `out` holds another one. SIGINT and SIGTERM
     raise Interrupted after a checkpoint of the step they fall into.
     """
-    if manifest := files.made(out, KIND, config.model_dump(mode="json"), inputs):
+    if manifest := _finished(config, inputs, out):
         checkpoint.remove(out)
         emit(Finished(STAGE, 0.0, reused=True))
         return manifest
     started = time.monotonic()
     with listening() as stop, torch.inference_mode():
-        banks = _as_begun(banks, out, emit)
-        emit(Started(STAGE, len(banks) * config.n_steps * config.batch_tokens, "tokens"))
-        passes = [
-            Pass(config, tuple(specs), number, len(banks), batches_from, inputs, out, emit, stop)
-            for number, specs in enumerate(banks)
-        ]
-        manifest = _seal([one.trained() for one in passes], config, inputs, out)
+        banks = begin(config, banks, inputs, out, emit)
+        trained = _train(config, banks, batches_from, inputs, out, emit, stop, WHOLE)
+        manifest = _seal(trained, config, inputs, out)
         emit(Finished(STAGE, time.monotonic() - started))
         stop.check("after its last step")
     return manifest
 
 
-def _as_begun(banks: Sequence[Sequence[Spec]], out: Path, emit: Emit) -> list[tuple[Spec, ...]]:
-    """Group the Saes as the interrupted run did, if there is one."""
+def work(
+    config: Config,
+    banks: Sequence[Sequence[Spec]],
+    batches_from: BatchesFrom,
+    inputs: Mapping[str, str],
+    out: Path,
+    emit: Emit,
+    share: Share,
+) -> None:
+    """Train the banks of a share, whose numbers `begin` has fixed; `run` makes all a suite.
+
+    Several processes may, one share each: what a bank becomes depends on nothing else.
+    """
+    if _finished(config, inputs, out):
+        return
+    with listening() as stop, torch.inference_mode():
+        _train(config, banks, batches_from, inputs, out, emit, stop, share)
+
+
+def begin(
+    config: Config,
+    banks: Sequence[Sequence[Spec]],
+    inputs: Mapping[str, str],
+    out: Path,
+    emit: Emit,
+) -> Sequence[Sequence[Spec]]:
+    """Fix which Saes are trained together: as the interrupted run did, if there is one."""
+    if _finished(config, inputs, out):
+        return banks
     named = {spec.sae: spec for specs in banks for spec in specs}
     names = tuple(tuple(spec.sae for spec in specs) for specs in banks)
     begun = checkpoint.as_begun(out, names, lambda text: emit(Warned(STAGE, text)))
     return [tuple(named[name] for name in bank) for bank in begun]
+
+
+def _finished(config: Config, inputs: Mapping[str, str], out: Path) -> files.Manifest | None:
+    return files.made(out, KIND, config.model_dump(mode="json"), inputs)
+
+
+def _train(
+    config: Config,
+    banks: Sequence[Sequence[Spec]],
+    batches_from: BatchesFrom,
+    inputs: Mapping[str, str],
+    out: Path,
+    emit: Emit,
+    stop: Stop,
+    share: Share,
+) -> list[Trained]:
+    emit(Started(STAGE, len(banks) * config.n_steps * config.batch_tokens, "tokens"))
+    mine = [(number, tuple(specs)) for number, specs in enumerate(banks) if number in share]
+    return [
+        Pass(
+            config, specs, number, before, len(banks), batches_from, inputs, out, emit, stop
+        ).trained()
+        for before, (number, specs) in enumerate(mine)
+    ]
 
 
 def read_every(config: Config) -> int:
@@ -95,6 +143,8 @@ class Pass:
     config: Config
     specs: tuple[Spec, ...]
     number: int
+    before: int
+    """How many banks this process has trained before."""
     n_banks: int
     batches_from: BatchesFrom
     inputs: Mapping[str, str]
@@ -174,7 +224,7 @@ class Pass:
             check_weights(members.state(), done, self._kept)
         self.emit(Measured(STAGE, done, done * size, saes, densities, DENSITY_EDGES))
         means = {name: statistics.fmean(m[name] for m in saes.values()) for name in SHOWN}
-        before = self.number * self.config.n_steps
+        before = self.before * self.config.n_steps
         self.emit(Advanced(STAGE, (before + done) * size, {**means, **pace.read(done, size)}))
         for member in members.members:
             reading = Reading(done, n_tokens, saes[member.spec.sae])

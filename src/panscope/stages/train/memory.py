@@ -6,6 +6,7 @@ another pass over the same stream, so no Sae's result depends on the grouping.
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -45,13 +46,33 @@ def step_bytes(spec: Spec, d_at: Sizes, batch_tokens: int) -> int:
 
 
 def groups(
-    wanted: Sequence[Spec], d_at: Sizes, config: Config, device: torch.device
+    wanted: Sequence[Spec], d_at: Sizes, config: Config, device: torch.device, n_workers: int = 1
 ) -> list[tuple[Spec, ...]]:
     """Split Saes, in order, into groups whose memory stays within the recipe's limit.
 
-    Raises ConfigError if one Sae alone does not fit.
+    At least one group for each worker, of about equal cost, if there are as many Saes. Workers with
+    no limit from the recipe share the host's memory. Raises ConfigError if one Sae does not fit.
     """
     limit = int(config.memory_gb * 1e9) if config.memory_gb else int(SHARE * memory_of(device))
+    if device.type == "cpu" and not config.memory_gb:
+        limit //= n_workers
+    parts = _parts(wanted, d_at, n_workers)
+    return [group for part in parts for group in _packed(part, d_at, config, device, limit)]
+
+
+def _parts(wanted: Sequence[Spec], d_at: Sizes, n: int) -> list[list[Spec]]:
+    """Cut Saes, in order, into up to n parts of about equal state, so that a part has few sites."""
+    costs = [state_bytes(spec, d_at) for spec in wanted]
+    middles = [end - cost / 2 for end, cost in zip(accumulate(costs), costs, strict=True)]
+    parts: list[list[Spec]] = [[] for _ in range(n)]
+    for spec, middle in zip(wanted, middles, strict=True):
+        parts[int(n * middle / sum(costs))].append(spec)
+    return [part for part in parts if part]
+
+
+def _packed(
+    wanted: Sequence[Spec], d_at: Sizes, config: Config, device: torch.device, limit: int
+) -> list[tuple[Spec, ...]]:
     packed: list[list[Spec]] = [[]]
     for spec in wanted:
         alone = group_bytes([spec], d_at, config, device)
