@@ -186,13 +186,12 @@ class Launch:
 
     def _live(self) -> tuple[BatchesFrom, dict[str, str]]:
         """Return the live stream of the sites that are trained, and what it is made from."""
-        sites = tuple(str(site) for site in self.sites)
-        settings = self.recipe.harvest.model_copy(update={"sites": sites})
+        settings = _reading(self.recipe.harvest, self.sites)
         rows_from, size = self._rows_from("train"), self.recipe.train.batch_tokens
 
-        def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:
-            stream = harvest.stream(settings, self.model, rows_from, size, batch)
-            return (batch.values for batch in stream)
+        def batches_from(batch: int, sites: tuple[Site, ...]) -> Iterator[Mapping[Site, Tensor]]:
+            some = _reading(settings, sites)
+            return (b.values for b in harvest.stream(some, self.model, rows_from, size, batch))
 
         shape = settings.model_dump(mode="json", exclude={"tokens"})  # a live stream has no end
         return batches_from, {**self.inputs, "stream": digest_of(shape)}
@@ -203,8 +202,8 @@ class Launch:
         _refuse_another_model(store.folder, store.manifest, self.inputs)
         size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
 
-        def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:
-            stream = store.batches(self.sites, size, seed, batch=batch)
+        def batches_from(batch: int, sites: tuple[Site, ...]) -> Iterator[Mapping[Site, Tensor]]:
+            stream = store.batches(sites, size, seed, batch=batch)
             return ({s: v.to(self.model.device) for s, v in b.values.items()} for b in stream)
 
         return batches_from, {
@@ -212,6 +211,10 @@ class Launch:
             "store": store.manifest.digest,
             "stream": digest_of({"seed": seed}),
         }
+
+
+def _reading(settings: HarvestConfig, sites: tuple[Site, ...]) -> HarvestConfig:
+    return settings.model_copy(update={"sites": tuple(map(str, sites))})
 
 
 def _refuse_another_model(

@@ -168,6 +168,26 @@ def test_the_store_trains_the_suite_too(
     assert suite.inputs["store"] == store.digest
 
 
+def test_parts_trained_over_text_equal_separate_trainings(
+    panscope: Command, tiny_model_folder: Path, tiny_text: Path, tmp_path: Path
+):
+    """The parts differ in sites and tokens; each is a pass that reads its own sites alone."""
+    first = ("train.tokens=1280", "train.sites=['mlp_out.0', 'attn_z.2']")
+    second = ("train.tokens=2560", "train.sites=['resid_post.1']", "train.widths=[40]")
+    part = "{sites=['resid_post.1'], widths=[40], target_l0=[6.0], tokens=2560}"
+    runs = {"parts": (*first, f"train.more=[{part}]"), "first": first, "second": second}
+    weights = {}
+    for name, own in runs.items():
+        where = (f'model.name="{tiny_model_folder}"', f'text.path="{tiny_text}"')
+        result = panscope("train", "demo", *where, *TINY, *own, "--output", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        suite = tmp_path / name / "suite"
+        found = suite.rglob("sae.safetensors")
+        weights[name] = {path.relative_to(suite): path.read_bytes() for path in found}
+    assert len(weights["parts"]) == 3
+    assert weights["parts"] == weights["first"] | weights["second"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [

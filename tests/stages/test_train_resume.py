@@ -35,7 +35,7 @@ CONFIG: Config = SCENE["CONFIG"]
 SITES: tuple[Site, Site] = SCENE["SITES"]
 N_STEPS: int = SCENE["N_STEPS"]
 run: Callable[..., None] = SCENE["run"]
-batches_from: Callable[[int], Iterator[dict[Site, Tensor]]] = SCENE["batches_from"]
+batches_from: Callable[..., Iterator[dict[Site, Tensor]]] = SCENE["batches_from"]
 banks: Callable[..., Any] = SCENE["banks"]
 LATER = CONFIG.checkpoint_steps * 3 + 2  # a step with two checkpoints behind it and none at it
 
@@ -56,8 +56,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], l
 def acting(at: int, act: Callable[[dict[Site, Tensor]], None]) -> Any:
     """Give a stream that does something to the batch of a step, counted from 1, of a pass."""
 
-    def stream(first: int) -> Iterator[dict[Site, Tensor]]:
-        for step, batch in enumerate(batches_from(first), first + 1):
+    def stream(first: int, sites: tuple[Site, ...]) -> Iterator[dict[Site, Tensor]]:
+        for step, batch in enumerate(batches_from(first, sites), first + 1):
             if step == at:
                 act(batch)
             yield batch
@@ -377,8 +377,8 @@ def test_a_guard_that_is_read_later_tells_the_first(
     def poison(batch: dict[Site, Tensor]) -> None:
         batch[SITES[0]][5, 0] = float("nan")
 
-    def stream(first: int) -> Iterator[dict[Site, Tensor]]:
-        for step, batch in enumerate(batches_from(first), 1):
+    def stream(first: int, sites: tuple[Site, ...]) -> Iterator[dict[Site, Tensor]]:
+        for step, batch in enumerate(batches_from(first, sites), 1):
             if step in (at, at + 1):
                 poison(batch)
             yield batch
@@ -423,7 +423,7 @@ def test_whole_numbers_large_ones_and_nothing_are_finite():
 
 
 def test_a_stream_that_ends_too_early_is_named(tmp_path: Path):
-    short = lambda first: itertools.islice(batches_from(first), 20)  # noqa: E731
+    short = lambda *asked: itertools.islice(batches_from(*asked), 20)  # noqa: E731
     with pytest.raises(Incomplete, match="the stream ended after 20 of 50 batches"):
         run(tmp_path, batches=short)
 
