@@ -27,10 +27,11 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "CHUNK", 1 << 20)
 
 
-@pytest.mark.parametrize("name", [None, "owner/elsewhere"])
+@pytest.mark.parametrize("name", [None, "owner/elsewhere", "."])
 def test_every_rate_is_measured_and_nothing_left(
     tiny_model_folder: Path, tmp_path: Path, name: str | None
 ):
+    """With the model, with nothing but its name, and with a folder that has no weights."""
     events: list[Event] = []
     out = tmp_path / "not" / "yet"
     here = calibrate.here(wanted(tiny_model_folder, name), out, events.append, seconds=0.2)

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,9 @@ from panscope.errors import ConfigError, Corrupt, Incomplete, Interrupted, Pansc
 from panscope.events import Advanced, Event, Measured, Started, Warned, silent
 from panscope.sites import Site
 from panscope.stages import train
-from panscope.stages.train import checkpoint, pace
+from panscope.stages.train import checkpoint, pace, sweep
 from panscope.stages.train.guard import Guard, check_weights
-from panscope.stages.train.objective import Config, Schedule
+from panscope.stages.train.objective import Config, Saes, Schedule
 from panscope.stages.train.stop import listening
 from panscope.stages.train.watch import Aim, Reading, Watch, problems
 
@@ -37,6 +38,9 @@ N_STEPS: int = SCENE["N_STEPS"]
 run: Callable[..., None] = SCENE["run"]
 batches_from: Callable[..., Iterator[dict[Site, Tensor]]] = SCENE["batches_from"]
 banks: Callable[..., Any] = SCENE["banks"]
+LONGER_TWIN = Saes(
+    sites=("mlp_out.1",), widths=CONFIG.widths, target_l0=(2.0,), tokens=2 * CONFIG.tokens
+)
 LATER = CONFIG.checkpoint_steps * 3 + 2  # a step with two checkpoints behind it and none at it
 
 
@@ -299,6 +303,19 @@ def test_it_goes_on_where_other_numbers_of_saes_fit_together(
     else:
         train.run(CONFIG, [specs], batches_from, SCENE["INPUTS"], tmp_path, silent)
         assert bytes_of(tmp_path) == whole[0]
+
+
+def test_a_note_of_saes_of_other_lengths_is_not_followed(tmp_path: Path):
+    """Two Saes that were begun as one bank are two banks once one is to be trained longer."""
+    one = CONFIG.model_copy(update={"more": ()})
+    specs = sweep.specs(one, n_layers=2)
+    with pytest.raises(Interrupted):
+        train.run(one, [specs], sending(signal.SIGTERM, 1), {}, tmp_path, silent)
+    shutil.rmtree(checkpoint.folder_of(tmp_path, 0))  # as if killed before the first checkpoint
+    longer = one.model_copy(update={"sites": ("resid_post.0",), "more": (LONGER_TWIN,)})
+    train.run(longer, banks(longer), batches_from, {}, tmp_path, silent)
+    facts = files.read_manifest(tmp_path).facts["saes"]
+    assert [fact["trained_tokens"] for fact in facts] == [N_STEPS * 64, 2 * N_STEPS * 64]
 
 
 # Full

@@ -171,7 +171,7 @@ def read_shape(config: Config) -> Shape:
 
 def is_here(config: Config) -> bool:
     """Say whether a model's weights are on this machine, in a folder or in the package."""
-    return config.name == POCKET or Path(config.name).is_dir()
+    return config.name == POCKET or any(Path(config.name, file).is_file() for file in WEIGHTS)
 
 
 def pocket_file(name: str) -> Path:

@@ -78,9 +78,9 @@ def run(
 
 
 def _as_begun(banks: Sequence[Sequence[Spec]], out: Path, emit: Emit) -> list[tuple[Spec, ...]]:
-    """Group the Saes as the interrupted run did, if there is one."""
-    named = {spec.sae: spec for specs in banks for spec in specs}
-    names = tuple(tuple(spec.sae for spec in specs) for specs in banks)
+    """Group the Saes as the interrupted run did, if there is one of the same lengths."""
+    names = tuple(tuple(f"{spec.sae} {spec.n_steps}" for spec in specs) for specs in banks)
+    named = dict(zip(itertools.chain(*names), itertools.chain(*banks), strict=True))
     begun = checkpoint.as_begun(out, names, lambda text: emit(Warned(STAGE, text)))
     return [tuple(named[name] for name in bank) for bank in begun]
 
