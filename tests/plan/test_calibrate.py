@@ -9,15 +9,16 @@ from panscope.errors import PanscopeError
 from panscope.events import Advanced, Event, Finished, Started, silent
 from panscope.launch import Recipe
 from panscope.model import load
-from panscope.plan import calibrate
+from panscope.plan import calibrate, plan
+from panscope.plan.cost import Prices
 from panscope.plan.work import Wanted
 from panscope.stages.train import memory
 
 
-def wanted(folder: Path, name: str | None = None) -> Wanted:
+def wanted(folder: Path, name: str | None = None, site: str = "resid_post.1") -> Wanted:
     shape = load.read_shape(load.Config(name=str(folder)))
     model = {"name": name or str(folder), "shape": shape.model_dump()}
-    train = {"sites": ["resid_post.1"], "widths": [64], "target_l0": [4.0], "batch_tokens": 64}
+    train = {"sites": [site], "widths": [64], "target_l0": [4.0], "batch_tokens": 64}
     harvest = {"batch_rows": 2}
     return Wanted(Recipe.parse({"model": model, "train": train, "harvest": harvest}, "test"), shape)
 
@@ -43,6 +44,14 @@ def test_every_rate_is_measured_and_nothing_left(
     assert events[0] == Started("calibrate", 0, "seconds")
     assert isinstance(events[-1], Finished)
     assert any(isinstance(event, Advanced) for event in events)
+
+
+def test_the_embedding_alone_is_planned_too(tiny_model_folder: Path, tmp_path: Path):
+    asked = wanted(tiny_model_folder, site="embed")
+    here = calibrate.here(asked, tmp_path, silent, seconds=0.0)
+    (found,) = plan(asked, [here], Prices()).costs
+    assert found.streaming.hours == 0
+    assert found.total_hours > 0
 
 
 def test_a_slow_measurement_is_made_once():

@@ -101,9 +101,10 @@ def _forward(wanted: Wanted, device: torch.device) -> Measure:
     """Prepare forward passes, of the model if it is here, or products of a layer's size."""
     recipe, shape = wanted.recipe, wanted.shape
     context, most = recipe.text.context, FLOPS[device.type]
-    if load.is_here(recipe.model):
-        model, sites = load.load(recipe.model), sites_of(wanted.specs)
-        flops = context * wanted.forward(sites)
+    sites = sites_of(wanted.specs)
+    flops = context * wanted.forward(sites)
+    if flops and load.is_here(recipe.model):  # the embedding alone takes none
+        model = load.load(recipe.model)
         n_rows = min(recipe.harvest.batch_rows, 1 + int(most / flops))
         ids = torch.randint(shape.n_vocab, (n_rows, context), device=device)
         return partial(_rate, lambda: tap.run(model, ids, read=sites), n_rows * flops, device)
