@@ -79,7 +79,7 @@ def panscope(
     }
     config = train.Config.parse(settings, "benchmark")
 
-    def batches_from(number: int) -> Iterator[dict[Site, Tensor]]:
+    def batches_from(number: int, _: tuple[Site, ...]) -> Iterator[dict[Site, Tensor]]:
         return ({SITE: x} for x in problem.batches_from(number))
 
     with tempfile.TemporaryDirectory() as folder:

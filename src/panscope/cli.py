@@ -20,7 +20,7 @@ from rich.table import Table
 from panscope import __version__, files
 from panscope.allocator import keep_freed_memory
 from panscope.errors import ConfigError, Incomplete, PanscopeError
-from panscope.events import Bars, silent
+from panscope.events import Bars
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -148,24 +148,61 @@ _verb("describe", "Find what every feature responds to, in one pass over text.")
 @main.command()
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1)
-def plan(recipe: str, overrides: tuple[str, ...]) -> None:
-    """Say what training a recipe's suite takes: memory, passes, products, disk, hours.
+@click.option(
+    "--output",
+    type=FOLDER,
+    default=Path("runs"),
+    show_default=True,
+    help="Where the run would be written: the disk whose speed is measured.",
+)
+@click.option("--no-calibration", is_flag=True, help="Leave this machine's hours out.")
+@click.option("--price", type=click.FloatRange(0), help="Dollars for an hour of a machine.")
+@click.option(
+    "--disk-price",
+    type=click.FloatRange(0),
+    default=20.0,
+    show_default=True,
+    help="Dollars for a TiB of disk for a month.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON.")
+def plan(
+    recipe: str,
+    overrides: tuple[str, ...],
+    output: Path,
+    no_calibration: bool,
+    price: float | None,
+    disk_price: float,
+    as_json: bool,
+) -> None:
+    """Say what a recipe takes before anything runs: tokens, disk, memory, operations, hours.
+
+    Measures this machine for about 20 seconds. Of the model only its configuration is needed, or a
+    [model.shape] in the recipe.
 
     \b
     panscope plan demo
-    panscope plan gemma_scope_1 model.name=google/gemma-2-2b train.memory_gb=60
+    panscope plan gemma-2-9b --no-calibration --price 2.50
+    panscope plan gemma_scope_1 model.name=google/gemma-2-2b train.memory_gb=60 --json
     """
-    from panscope.launch import Launch, read_recipe
-    from panscope.plan import plan
+    from panscope.launch import read_recipe
+    from panscope.model.load import read_shape
+    from panscope.plan import calibrate, plan, report
+    from panscope.plan.cost import Prices
+    from panscope.plan.machines import ACCELERATORS
+    from panscope.plan.work import Wanted
 
-    planned = plan(Launch(read_recipe(recipe, overrides), Path(), silent))
-    OUT.print(_banks_table(planned.banks))
-    OUT.print(
-        f"{planned.tokens:,} tokens; {planned.train_flops:.3g} operations in encoder products and "
-        f"{planned.model_flops:.3g} in the model, at least {planned.hours:.2g} hours at "
-        f"{planned.flops_per_second / 1e9:,.0f} GFLOP/s; "
-        f"suite of {planned.suite_bytes / 1e9:.2f} GB"
-    )
+    read = read_recipe(recipe, overrides)
+    shape, prices = read_shape(read.model), Prices(price, disk_price)
+    with Bars(ERR) as bars:
+        wanted = Wanted(read, shape)
+        here = [] if no_calibration else [calibrate.here(wanted, output, bars)]
+    planned = plan(wanted, (*here, *ACCELERATORS), prices)
+    if as_json:
+        click.echo(json.dumps(planned.tree(), indent=1))
+        return
+    for piece in report.report(planned, prices):
+        OUT.print(piece)
+        OUT.print()
 
 
 @main.command()
@@ -282,18 +319,6 @@ def _metrics_table(facts: Any) -> Table:
         delta = f"{m['delta_loss']:.3f} ±{m['delta_loss_se']:.3f}"
         row = (f"{m['l0']:.1f}", f"{m['fvu']:.3f}", delta, f"{m['dead_share']:.1%}")
         table.add_row(fact["site"], str(fact["width"]), *row)
-    return table
-
-
-def _banks_table(banks: Any) -> Table:
-    """Lay out what is trained together: a row a bank."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("bank", "Saes", "memory"):
-        table.add_column(name, justify="right")
-    table.add_column("from, to")
-    for number, bank in enumerate(banks, 1):
-        ends = f"{bank.saes[0]}, {bank.saes[-1]}"
-        table.add_row(str(number), str(len(bank.saes)), f"{bank.memory_bytes / 1e9:.2f} GB", ends)
     return table
 
 

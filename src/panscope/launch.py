@@ -141,7 +141,7 @@ class Launch:
     def train(self) -> Suite:
         """Train `suite/` from the live stream, or from `store/` if the recipe says so."""
         self._refuse_sites_that_cannot_be_edited()
-        train.run(self.recipe.train, self.banks(), *self._stream(self.sites), *self._suite_ends)
+        train.run(self.recipe.train, self.banks(), *self._stream(), *self._suite_ends)
         return Suite.open(self.out / "suite")
 
     def begin_training(self, n_workers: int) -> None:
@@ -151,15 +151,12 @@ class Launch:
             self.emit(Warned("train", "there are fewer banks than workers: some have no work"))
 
     def train_share(self, share: Share) -> None:
-        """Train the banks of a share, from a stream of their sites alone; `train` seals all."""
+        """Train the banks of a share; `train` seals all."""
         banks = self._begun_banks(share.world)
-        mine = [spec for number, bank in enumerate(banks) if number in share for spec in bank]
-        if mine:
-            stream = self._stream(sweep.sites_of(mine))
-            train.work(self.recipe.train, banks, *stream, *self._suite_ends, share)
+        train.work(self.recipe.train, banks, *self._stream(), *self._suite_ends, share)
 
     def _begun_banks(self, n_workers: int) -> Sequence[Sequence[Spec]]:
-        _, inputs = self._stream(self.sites)
+        _, inputs = self._stream()
         return train.begin(self.recipe.train, self.banks(n_workers), inputs, *self._suite_ends)
 
     def banks(self, n_workers: int = 1) -> list[tuple[Spec, ...]]:
@@ -177,9 +174,9 @@ class Launch:
     def _suite_ends(self) -> tuple[Path, Emit]:
         return self.out / "suite", self.emit
 
-    def _stream(self, sites: tuple[Site, ...]) -> tuple[BatchesFrom, dict[str, str]]:
-        """Return the stream of some sites, and what the stream of all is made from."""
-        return self._from_store(sites) if self.recipe.source == "store" else self._live(sites)
+    def _stream(self) -> tuple[BatchesFrom, dict[str, str]]:
+        """Return the stream that banks are trained on, and what it is made from."""
+        return self._from_store() if self.recipe.source == "store" else self._live()
 
     def evaluate(self) -> Suite:
         """Measure `suite/` on held-out text: metrics into its manifest, a table into report.md."""
@@ -225,11 +222,11 @@ class Launch:
     def _n_batches(self, tokens: int, batch_rows: int) -> int:
         return -(-tokens // (batch_rows * self.recipe.text.context))
 
-    def _live(self, sites: tuple[Site, ...]) -> tuple[BatchesFrom, dict[str, str]]:
+    def _live(self) -> tuple[BatchesFrom, dict[str, str]]:
         rows_from, size = self._rows_from("train"), self.recipe.train.batch_tokens
-        settings = self._harvest_of(sites)
 
-        def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:
+        def batches_from(batch: int, sites: tuple[Site, ...]) -> Iterator[Mapping[Site, Tensor]]:
+            settings = self._harvest_of(sites)
             stream = harvest.stream(settings, self.model, rows_from, size, batch)
             return (batch.values for batch in stream)
 
@@ -240,12 +237,12 @@ class Launch:
     def _harvest_of(self, sites: tuple[Site, ...]) -> HarvestConfig:
         return self.recipe.harvest.model_copy(update={"sites": tuple(map(str, sites))})
 
-    def _from_store(self, sites: tuple[Site, ...]) -> tuple[BatchesFrom, dict[str, str]]:
+    def _from_store(self) -> tuple[BatchesFrom, dict[str, str]]:
         store = Store.open(self.out / "store")
         _refuse_another_model(store.folder, store.manifest, self.inputs)
         size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
 
-        def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:
+        def batches_from(batch: int, sites: tuple[Site, ...]) -> Iterator[Mapping[Site, Tensor]]:
             stream = store.batches(sites, size, seed, batch=batch)
             return ({s: v.to(self.model.device) for s, v in b.values.items()} for b in stream)
 

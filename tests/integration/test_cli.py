@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig
 from panscope import files
 from panscope.cli import main
 from panscope.model.load import pocket_file
+from panscope.plan import calibrate
 
 TINY = (
     "text.context=16",
@@ -168,6 +170,59 @@ def test_the_store_trains_the_suite_too(
     assert suite.inputs["store"] == store.digest
 
 
+def test_a_plan_needs_no_model_and_writes_nothing(panscope: Command, tmp_path: Path):
+    arguments = ("plan", "gemma-2-9b", "--no-calibration", "--output", tmp_path / "runs")
+    told = panscope(*arguments, "--price", "2.5")
+    assert told.exit_code == 0, told.output
+    assert "Streaming is cheaper on H100 SXM" in told.stdout
+    tree = json.loads(panscope(*arguments, "--json", "train.seeds=[0, 1]").stdout)
+    assert tree["activation_bytes"]["float32"] / 2**50 == pytest.approx(13.75, abs=0.01)
+    assert tree["parts"][0]["n_saes"] == 2 * 126 * 6
+    assert [cost["machine"]["name"] for cost in tree["costs"]][:2] == ["H100 SXM", "A100 SXM"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_measures_this_machine(
+    panscope: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(calibrate, "here", partial(calibrate.here, seconds=0.1))
+    monkeypatch.setattr(calibrate, "CHUNK", 1 << 20)
+    told = panscope("plan", "demo", "--json", "--output", tmp_path)
+    assert told.exit_code == 0, told.output
+    assert "calibrate" in told.stderr
+    here, *others = json.loads(told.stdout)["costs"]
+    assert here["machine"]["name"] == "this machine"
+    assert here["total_hours"] > max(cost["total_hours"] for cost in others)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_without_a_shape_says_what_is_missing(panscope: Command):
+    told = panscope("plan", "gemma_scope_1", "model.name=nobody/nothing", "--no-calibration")
+    assert told.exit_code == 3
+    assert "nobody/nothing" in told.stderr
+    assert told.stderr.count("\n") == 1
+
+
+def test_parts_trained_over_text_equal_separate_trainings(
+    panscope: Command, tiny_model_folder: Path, tiny_text: Path, tmp_path: Path
+):
+    """The parts differ in sites and tokens; each is a pass that reads its own sites alone."""
+    first = ("train.tokens=1280", "train.sites=['mlp_out.0', 'attn_z.2']")
+    second = ("train.tokens=2560", "train.sites=['resid_post.1']", "train.widths=[40]")
+    part = "{sites=['resid_post.1'], widths=[40], target_l0=[6.0], tokens=2560}"
+    runs = {"parts": (*first, f"train.more=[{part}]"), "first": first, "second": second}
+    weights = {}
+    for name, own in runs.items():
+        where = (f'model.name="{tiny_model_folder}"', f'text.path="{tiny_text}"')
+        result = panscope("train", "demo", *where, *TINY, *own, "--output", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        suite = tmp_path / name / "suite"
+        found = suite.rglob("sae.safetensors")
+        weights[name] = {path.relative_to(suite): path.read_bytes() for path in found}
+    assert len(weights["parts"]) == 3
+    assert weights["parts"] == weights["first"] | weights["second"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
@@ -270,7 +325,7 @@ def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, c
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "harvest", "train", "evaluate", "describe", "serve", "show", "verify"],
+    ["demo", "plan", "harvest", "train", "evaluate", "describe", "serve", "show", "verify"],
 )
 def test_help_shows_an_example(panscope: Command, command: str):
     result = panscope(command, "--help")

@@ -49,22 +49,26 @@ CONFIG = Config(
         Saes(sites=("mlp_out.1",), widths=(20,), sparsity=(0.01,)),
     ),
 )
+LONGER = Saes(sites=("resid_post.0",), widths=(16,), target_l0=(2.0,), tokens=(N_STEPS + 11) * SIZE)
+PARTS = CONFIG.model_copy(update={"more": (*CONFIG.more, LONGER)})
 AT_INSTANTS, AT_TIMES = 10, 3  # folders
 
 
-def batches_from(first: int) -> Iterator[dict[Site, Tensor]]:
+def batches_from(first: int, sites: tuple[Site, ...]) -> Iterator[dict[Site, Tensor]]:
     directions = torch.randn(N_TRUE, D_IN, generator=torch.Generator().manual_seed(9))
     for k in itertools.count(first):
         generator = torch.Generator().manual_seed(k)
         present = torch.rand(SIZE, N_TRUE, generator=generator) < 0.1
         x = 5 * torch.rand(SIZE, N_TRUE, generator=generator) * present @ directions + 0.5
-        yield {SITES[0]: x, SITES[1]: 3 * x.flip(1)}
+        values = {SITES[0]: x, SITES[1]: 3 * x.flip(1)}
+        yield {site: values[site] for site in sites}
 
 
 def banks(config: Config = CONFIG) -> list[tuple[sweep.Spec, ...]]:
-    """Two banks: the Saes of each site."""
-    specs = sweep.specs(config, n_layers=2)
-    return [tuple(spec for spec in specs if spec.site == site) for site in SITES]
+    """Two banks, the Saes of each site; a third of those that are trained longer."""
+    specs = sorted(sweep.specs(config, n_layers=2), key=lambda spec: spec.n_steps)
+    grouped = itertools.groupby(specs, lambda spec: (spec.n_steps, spec.site))
+    return [tuple(bank) for _, bank in grouped]
 
 
 def run(
@@ -112,8 +116,8 @@ class Life:
 
         return opened
 
-    def batches(self, first: int) -> Iterator[dict[Site, Tensor]]:
-        for batch in batches_from(first):
+    def batches(self, first: int, sites: tuple[Site, ...]) -> Iterator[dict[Site, Tensor]]:
+        for batch in batches_from(first, sites):
             if not self.passes():
                 os.kill(os.getpid(), signal.SIGKILL)
             yield batch
@@ -132,7 +136,7 @@ def train_in_child(out: Path, fatal: int = -1, seconds: float | None = None) -> 
         Path.unlink = life.before(Path.unlink)  # type: ignore[method-assign]
         os.fsync = life.before(lambda _: None)  # a kill loses no cached page
         shutil.rmtree = life.before(shutil.rmtree)  # type: ignore[assignment]
-        run(out, emit=to_jsonl(out.with_suffix(".jsonl")), batches=life.batches)
+        run(out, PARTS, emit=to_jsonl(out.with_suffix(".jsonl")), batches=life.batches)
         out.with_suffix(".instants").write_text(str(life.last))
         os._exit(0)
     if seconds is not None:

@@ -45,13 +45,16 @@ def world() -> Tensor:
 LAYERS = 2
 
 
-def batches_from(first: int, size: int = 256) -> Iterator[dict[Site, Tensor]]:
+def batches_from(
+    first: int, sites: tuple[Site, ...] = SITES, size: int = 256
+) -> Iterator[dict[Site, Tensor]]:
     for k in itertools.count(first):
         generator = torch.Generator().manual_seed(k)
         present = torch.rand(size, N_TRUE, generator=generator) < 0.08
         strengths = 5 * torch.rand(size, N_TRUE, generator=generator) * present
         x = strengths @ world() + 0.5
-        yield {SITES[0]: x, SITES[1]: 3 * x.flip(1)}
+        values = {SITES[0]: x, SITES[1]: 3 * x.flip(1)}
+        yield {site: values[site] for site in sites}
 
 
 def config(**changes: object) -> Config:
@@ -79,7 +82,8 @@ def weights_of(suite: Suite) -> dict[str, Tensor]:
 
 
 def trained(out: Path, settings: Config) -> Suite:
-    banks = [sweep.specs(settings, LAYERS)]
+    specs = sweep.specs(settings, LAYERS)
+    banks = memory.groups(specs, dict.fromkeys(SITES, D_IN), settings, CPU)
     train.run(settings, banks, batches_from, {"stream": "test"}, out, silent)
     return Suite.open(out)
 
@@ -108,8 +112,7 @@ def test_gemma_scopes_recipe_has_the_papers_numbers():
 
 def test_what_a_recipe_leaves_open_follows_from_its_length():
     def of(n_steps: int, d_in: int, **schedule: float) -> Course:
-        settings = config(schedule=Schedule(**schedule), tokens=n_steps * 256)
-        return course.course(settings, d_in)
+        return course.course(Schedule(**schedule), n_steps, d_in)
 
     long, short = of(10**6, 2304, momentum=0), of(100, 64, momentum=0)
     assert long.learning_rate == pytest.approx(7e-5, rel=0.05)
@@ -237,10 +240,10 @@ def test_native_and_dense_bodies_train_alike(
 @pytest.mark.skipif(not cpu.available(), reason="the native kernels were not compiled")
 def test_changing_the_body_on_the_way_leaves_no_jump(monkeypatch: pytest.MonkeyPatch):
     settings = config()
-    expected = after(settings, 60)
+    expected = after(settings, 30)
     chosen = itertools.cycle([cpu, dense])
     monkeypatch.setattr(member, "body_for", lambda x, density: next(chosen))
-    mixed = after(settings, 60)
+    mixed = after(settings, 30)
     for name, value in expected.items():
         if name.endswith((":w_enc", ":w_dec", ":threshold")):
             one_step = settings.schedule.learning_rate
@@ -317,7 +320,7 @@ def test_a_target_l0_is_met_within_a_fifth(tmp_path: Path):
 def test_training_explains_what_chance_does_not(tmp_path: Path):
     suite = trained(tmp_path, config())
     sae = suite.load(suite.names[0])
-    x = next(batches_from(10_000, 4096))[SITES[0]]
+    x = next(batches_from(10_000, size=4096))[SITES[0]]
     error = (sae.decode(sae.encode(x)) - x).square().sum()
     assert error / (x - x.mean(0)).square().sum() < 0.2
     torch.testing.assert_close(sae.w_dec.norm(dim=1), torch.ones(48))
@@ -429,6 +432,51 @@ def test_workers_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(memory, "memory_of", lambda device: 2 * 2 * three)
     split = memory.groups(wanted, d_at, settings, CPU, 2)
     assert [len(group) for group in split] == [3, 3, 3, 3]
+
+
+def test_parts_of_other_lengths_and_sites_equal_separate_trainings(tmp_path: Path):
+    """The longer part reads one site alone and has the course of its own length."""
+    short, long = 40 * 256, 70 * 256
+    rules = {"schedule": Schedule(), "threshold": Threshold()}  # follow from each part's length
+    own = {"sites": ("mlp_out.1",), "widths": (64,), "target_l0": (4.0,), "tokens": long}
+    both = config(tokens=short, more=(Saes(**own),), **rules)  # type: ignore[arg-type]
+    together = trained(tmp_path / "parts", both)
+    facts = together.facts.values()
+    assert [(fact["site"], fact["width"], fact["trained_tokens"]) for fact in facts] == [
+        ("resid_post.0", 48, short),
+        ("mlp_out.1", 48, short),
+        ("mlp_out.1", 64, long),
+    ]
+    separate = weights_of(trained(tmp_path / "first", config(tokens=short, **rules)))
+    separate |= weights_of(trained(tmp_path / "second", config(**own, **rules)))
+    assert weights_of(together).keys() == separate.keys()
+    assert all(torch.equal(w, separate[name]) for name, w in weights_of(together).items())
+    rates = {fact["learning_rate"] for fact in facts}
+    assert rates == {course.learning_rate(n_steps, D_IN, 0.9) for n_steps in (40, 70)}
+
+
+def test_parts_of_other_lengths_are_trained_by_themselves_the_shortest_first():
+    parts = (
+        Saes(sites=("mlp_out.1",), widths=(64,), target_l0=(4.0,), tokens=9 * 256 + 1),
+        Saes(sites=("resid_post.0",), widths=(64,), target_l0=(4.0,), tokens=9 * 256),
+        Saes(sites=("resid_post.0",), widths=(96,), target_l0=(4.0,), tokens=999 * 256),
+    )
+    settings = config(more=parts)
+    specs = sweep.specs(settings, LAYERS)
+    groups = memory.groups(specs, dict.fromkeys(SITES, D_IN), settings, CPU)
+    assert [[(spec.width, spec.n_steps) for spec in group] for group in groups] == [
+        [(64, 9), (64, 9)],
+        [(48, 250), (48, 250)],
+        [(96, 999)],
+    ]
+
+
+def test_parts_that_cannot_be_are_refused():
+    again = Saes(sites=("resid_post.0",), widths=(48,), target_l0=(3.0,), tokens=512)
+    with pytest.raises(ConfigError, match=r"asks for resid_post\.0/w48_l0_3_s0 twice"):
+        sweep.specs(config(more=(again,)), LAYERS)
+    with pytest.raises(ValueError, match="tokens is less than one batch"):
+        config(more=(Saes(target_l0=(3.0,), tokens=255),))
 
 
 def test_a_container_may_use_less_memory_than_its_host_has(tmp_path: Path):

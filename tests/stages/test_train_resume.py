@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +25,9 @@ from panscope.errors import ConfigError, Corrupt, Incomplete, Interrupted, Pansc
 from panscope.events import Advanced, Event, Finished, Measured, Started, Warned, silent
 from panscope.sites import Site
 from panscope.stages import train
-from panscope.stages.train import checkpoint, pace
+from panscope.stages.train import checkpoint, pace, sweep
 from panscope.stages.train.guard import Guard, check_weights
-from panscope.stages.train.objective import Config, Schedule
+from panscope.stages.train.objective import Config, Saes, Schedule
 from panscope.stages.train.stop import listening
 from panscope.stages.train.watch import Aim, Reading, Watch, problems
 
@@ -36,8 +37,11 @@ CONFIG: Config = SCENE["CONFIG"]
 SITES: tuple[Site, Site] = SCENE["SITES"]
 N_STEPS: int = SCENE["N_STEPS"]
 run: Callable[..., None] = SCENE["run"]
-batches_from: Callable[[int], Iterator[dict[Site, Tensor]]] = SCENE["batches_from"]
+batches_from: Callable[..., Iterator[dict[Site, Tensor]]] = SCENE["batches_from"]
 banks: Callable[..., Any] = SCENE["banks"]
+LONGER_TWIN = Saes(
+    sites=("mlp_out.1",), widths=CONFIG.widths, target_l0=(2.0,), tokens=2 * CONFIG.tokens
+)
 LATER = CONFIG.checkpoint_steps * 3 + 2  # a step with two checkpoints behind it and none at it
 
 
@@ -57,8 +61,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], l
 def acting(at: int, act: Callable[[dict[Site, Tensor]], None]) -> Any:
     """Give a stream that does something to the batch of a step, counted from 1, of a pass."""
 
-    def stream(first: int) -> Iterator[dict[Site, Tensor]]:
-        for step, batch in enumerate(batches_from(first), first + 1):
+    def stream(first: int, sites: tuple[Site, ...]) -> Iterator[dict[Site, Tensor]]:
+        for step, batch in enumerate(batches_from(first, sites), first + 1):
             if step == at:
                 act(batch)
             yield batch
@@ -348,6 +352,19 @@ def test_a_share_that_was_stopped_goes_on_among_another_number_of_workers(
     assert steps == [20, 40, 50, 40, 50], "the first bank whole, the second from where it was"
 
 
+def test_a_note_of_saes_of_other_lengths_is_not_followed(tmp_path: Path):
+    """Two Saes that were begun as one bank are two banks once one is to be trained longer."""
+    one = CONFIG.model_copy(update={"more": ()})
+    specs = sweep.specs(one, n_layers=2)
+    with pytest.raises(Interrupted):
+        train.run(one, [specs], sending(signal.SIGTERM, 1), {}, tmp_path, silent)
+    shutil.rmtree(checkpoint.folder_of(tmp_path, 0))  # as if killed before the first checkpoint
+    longer = one.model_copy(update={"sites": ("resid_post.0",), "more": (LONGER_TWIN,)})
+    train.run(longer, banks(longer), batches_from, {}, tmp_path, silent)
+    facts = files.read_manifest(tmp_path).facts["saes"]
+    assert [fact["trained_tokens"] for fact in facts] == [N_STEPS * 64, 2 * N_STEPS * 64]
+
+
 # Full
 
 
@@ -424,8 +441,8 @@ def test_a_guard_that_is_read_later_tells_the_first(
     def poison(batch: dict[Site, Tensor]) -> None:
         batch[SITES[0]][5, 0] = float("nan")
 
-    def stream(first: int) -> Iterator[dict[Site, Tensor]]:
-        for step, batch in enumerate(batches_from(first), 1):
+    def stream(first: int, sites: tuple[Site, ...]) -> Iterator[dict[Site, Tensor]]:
+        for step, batch in enumerate(batches_from(first, sites), 1):
             if step in (at, at + 1):
                 poison(batch)
             yield batch
@@ -470,7 +487,7 @@ def test_whole_numbers_large_ones_and_nothing_are_finite():
 
 
 def test_a_stream_that_ends_too_early_is_named(tmp_path: Path):
-    short = lambda first: itertools.islice(batches_from(first), 20)  # noqa: E731
+    short = lambda *asked: itertools.islice(batches_from(*asked), 20)  # noqa: E731
     with pytest.raises(Incomplete, match="the stream ended after 20 of 50 batches"):
         run(tmp_path, batches=short)
 
@@ -619,7 +636,9 @@ def test_each_warning_is_said_once_and_a_collapse_when_it_lasts():
 
 def test_a_price_that_kills_all_latents_is_warned_of(tmp_path: Path):
     changes = {"sites": ("resid_post.0",), "more": (), "target_l0": (), "sparsity": (1e3,)}
-    schedule = Schedule(learning_rate=0.1, warmup_steps=0, sparsity_warmup_steps=0)
+    schedule = Schedule(
+        learning_rate=0.1, bias_rate=1, warmup_steps=0, sparsity_warmup_steps=0
+    )
     config = CONFIG.model_copy(update=changes | {"schedule": schedule})
     events: list[Event] = []
     train.run(config, banks(config)[:1], batches_from, {}, tmp_path, events.append)

@@ -5,12 +5,13 @@ import pytest
 from panscope.errors import NotFound
 from panscope.launch import anywhere, packaged_recipes, read_recipe
 from panscope.model.load import Config
+from panscope.stages.train import sweep
 
 
 def test_every_packaged_recipe_can_be_read():
     assert "demo" in packaged_recipes()
     for name in packaged_recipes():
-        assert read_recipe(name).train.n_steps > 0
+        assert sweep.specs(read_recipe(name).train, n_layers=42)
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest():

@@ -26,6 +26,7 @@ from torch.nn import LayerNorm, Module
 from panscope import config
 from panscope.errors import ConfigError, Corrupt, NotFound, Unsupported
 from panscope.model.families import Family, family_of, matrix
+from panscope.model.shape import Shape, refuse_another, shape_of
 from panscope.sites import Site
 
 POCKET = "pocket"
@@ -42,6 +43,8 @@ class Config(config.Config):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
+    shape: Shape | None = None
+    """Its sizes, to plan with where the model is not; loading refuses a model of another shape."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,13 @@ def load(config: Config) -> Model:
     Raises NotFound for what is not there, Corrupt for damaged files, Unsupported for another
     architecture or device, ConfigError for a tokenizer that is not the model's.
     """
-    device, path = _device(config.device), _folder_or_id(config.name)
+    device, path = device_of(config), _folder_or_id(config.name)
     with _quiet(), _explained(config.name):
         family = family_of(_described(path), config.name)
         lm = _weights(path, family, config)
         tokenizer = _tokenizer(path, config.name)
+    if config.shape is not None:
+        refuse_another(config.shape, shape_of(lm, family), config.name)
     bos_id = _checked_bos(tokenizer, lm.config.get_text_config().vocab_size, config.name)
     special_ids = frozenset(tokenizer.all_special_ids)
     backend = tokenizer.backend_tokenizer
@@ -148,6 +153,25 @@ def load(config: Config) -> Model:
     digest = _digest(lm, backend, bos_id, config)
     lm = lm.eval().requires_grad_(False).to(device)
     return Model(lm, backend, family, config.name, digest, bos_id, special_ids)
+
+
+def read_shape(config: Config) -> Shape:
+    """Return a model's shape, as the recipe states it or from its configuration; no weights.
+
+    Raises NotFound if neither is there.
+    """
+    if config.shape is not None:
+        return config.shape
+    path = str(pocket_file("")) if config.name == POCKET else config.name
+    with _quiet(), _explained(config.name), torch.device("meta"):
+        family = family_of(_described(path), config.name)
+        described = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return shape_of(transformers.AutoModelForCausalLM.from_config(described), family)
+
+
+def is_here(config: Config) -> bool:
+    """Say whether a model's weights are on this machine, in a folder or in the package."""
+    return config.name == POCKET or any(Path(config.name, file).is_file() for file in WEIGHTS)
 
 
 def pocket_file(name: str) -> Path:
@@ -171,7 +195,9 @@ def _folder_or_id(name: str) -> str:
     return str(folder)
 
 
-def _device(name: str) -> torch.device:
+def device_of(config: Config) -> torch.device:
+    """Return the device that a model is to be on; raises Unsupported if it is not there."""
+    name = config.device
     has_cuda = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if has_cuda else "cpu")

@@ -49,7 +49,7 @@ RESTART = "delete it to train from the start"
 
 Warn = Callable[[str], None]
 Banks = tuple[tuple[str, ...], ...]
-"""The ids of the Saes that are trained together, bank by bank."""
+"""The ids, and lengths in steps, of the Saes that are trained together, bank by bank."""
 
 
 class Header(Config):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeVar
 
-from panscope.stages.train.objective import Config, Threshold
+from panscope.stages.train.objective import Schedule, Threshold
 
 Number = TypeVar("Number", int, float)
 
@@ -49,9 +49,8 @@ class Course:
         return min(1.0, step / self.sparsity_warmup_steps) if self.sparsity_warmup_steps else 1.0
 
 
-def course(config: Config, d_in: int, rate: float | None = None) -> Course:
+def course(given: Schedule, n_steps: int, d_in: int, rate: float | None = None) -> Course:
     """Fill in what a recipe's schedule leaves open, for inputs of `d_in`; a given `rate` rules."""
-    given, n_steps = config.schedule, config.n_steps
     rate = given.learning_rate if rate is None else rate
     return Course(
         n_steps=n_steps,

@@ -1,18 +1,19 @@
 """The training loop: batches in, a Suite out; resumable to the bit.
 
 The stream is a function of the batch number alone, so a checkpoint holds the members and the step.
-Banks, each as many Saes as fit in memory together, are trained one after another, each in a pass of
-its own over the stream. Metrics stay on the device and are read every few steps; on a GPU no step
-waits for the host.
+Banks, each as many Saes of one length as fit in memory together, are trained one after another,
+each in a pass of its own over the stream. Metrics stay on the device and are read every few steps;
+on a GPU no step waits for the host.
 """
 
 import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ from panscope.stages.train.sweep import Spec, sites_of
 from panscope.stages.train.watch import Aim, Reading, Watch
 
 Batch = Mapping[Site, Tensor]
-BatchesFrom = Callable[[int], Iterator[Batch]]
+BatchesFrom = Callable[[int, tuple[Site, ...]], Iterator[Batch]]
 
 STAGE = "train"
 SCALE_BATCHES = 4  # of the stream's first: 1 % of error in the scale at 4,096 tokens a batch
@@ -53,10 +54,10 @@ def run(
 ) -> files.Manifest:
     """Train the suite that `config` asks for, bank after bank, and write it to `out`.
 
-    `batches_from(k)` yields the stream from batch k on: raw activations, one tensor a site, each of
-    `config.batch_tokens` rows. `inputs` names what the stream was made from. A finished suite is
-    reused, an interrupted one resumed; ConfigError if `out` holds another one. SIGINT and SIGTERM
-    raise Interrupted after a checkpoint of the step they fall into.
+    `batches_from(k, sites)` yields the stream from batch k on: raw activations, one tensor a site,
+    each of `config.batch_tokens` rows. `inputs` names what the stream was made from. A finished
+    suite is reused, an interrupted one resumed; ConfigError if `out` holds another one. SIGINT and
+    SIGTERM raise Interrupted after a checkpoint of the step they fall into.
     """
     if manifest := _finished(config, inputs, out):
         checkpoint.remove(out)
@@ -98,11 +99,11 @@ def begin(
     out: Path,
     emit: Emit,
 ) -> Sequence[Sequence[Spec]]:
-    """Fix which Saes are trained together: as the interrupted run did, if there is one."""
+    """Fix which Saes are trained together: as the interrupted run of the same lengths did."""
     if _finished(config, inputs, out):
         return banks
-    named = {spec.sae: spec for specs in banks for spec in specs}
-    names = tuple(tuple(spec.sae for spec in specs) for specs in banks)
+    names = tuple(tuple(f"{spec.sae} {spec.n_steps}" for spec in specs) for specs in banks)
+    named = dict(zip(itertools.chain(*names), itertools.chain(*banks), strict=True))
     begun = checkpoint.as_begun(out, names, lambda text: emit(Warned(STAGE, text)))
     return [tuple(named[name] for name in bank) for bank in begun]
 
@@ -121,19 +122,19 @@ def _train(
     stop: Stop,
     share: Share,
 ) -> list[Trained]:
-    emit(Started(STAGE, len(banks) * config.n_steps * config.batch_tokens, "tokens"))
+    n_steps = sum(specs[0].n_steps for specs in banks)
+    emit(Started(STAGE, n_steps * config.batch_tokens, "tokens"))
     mine = [(number, tuple(specs)) for number, specs in enumerate(banks) if number in share]
+    before = itertools.accumulate((specs[0].n_steps for _, specs in mine), initial=0)
     return [
-        Pass(
-            config, specs, number, before, len(banks), batches_from, inputs, out, emit, stop
-        ).trained()
-        for before, (number, specs) in enumerate(mine)
+        Pass(config, specs, n, len(banks), done, batches_from, inputs, out, emit, stop).trained()
+        for done, (n, specs) in zip(before, mine, strict=False)
     ]
 
 
-def read_every(config: Config) -> int:
+def read_every(n_steps: int) -> int:
     """Return after how many steps metrics are read: 20, up to 200 in runs of 20,000 and more."""
-    return min(200, max(20, config.n_steps // 100))
+    return min(200, max(20, n_steps // 100))
 
 
 @dataclass
@@ -143,9 +144,9 @@ class Pass:
     config: Config
     specs: tuple[Spec, ...]
     number: int
-    before: int
-    """How many banks this process has trained before."""
     n_banks: int
+    steps_before: int
+    """Those of the banks that this process trains before it."""
     batches_from: BatchesFrom
     inputs: Mapping[str, str]
     out: Path
@@ -174,13 +175,19 @@ class Pass:
         return digest_of({"config": config, "inputs": dict(self.inputs), "saes": saes})
 
     @property
+    def n_steps(self) -> int:
+        """The length of the pass, which all its Saes have."""
+        return self.specs[0].n_steps
+
+    @property
     def folder(self) -> Path:
         """Where the checkpoints are."""
         return checkpoint.folder_of(self.out, self.number)
 
     def _train(self) -> bank.Bank:
         """Take the bank from its last checkpoint, or from nothing, to the last step."""
-        stream = self.batches_from(0)
+        sites = sites_of(self.specs)
+        stream = self.batches_from(0, sites)
         first = list(itertools.islice(stream, SCALE_BATCHES))
         guard, floor = self._guard(first), self._floor(first[0])
         members = bank.begin(self.config, self.specs, first)
@@ -189,22 +196,22 @@ class Pass:
         if found is not None:
             members.load_(found.state)
             self.saved = found.step
-            batches = self.batches_from(found.step)
+            batches = self.batches_from(found.step, sites)
         pace = Pace(floor, self.saved)
         del first, stream, found  # with a bucket in them: resuming must not hold two
-        for step in range(self.saved, self.config.n_steps):
+        for step in range(self.saved, self.n_steps):
             with pace.waiting():
                 batch = self._next(batches, step)
             self._step_(members, batch, step, guard, pace)
         return members
 
     def _step_(self, members: bank.Bank, batch: Batch, step: int, guard: Guard, pace: Pace) -> None:
-        done, n_steps = step + 1, self.config.n_steps
+        done, n_steps = step + 1, self.n_steps
         guard.see_(batch, done)
         if guard.reads_at_once:
             guard.check(self._kept)
         members.step_(batch, step)
-        if done % read_every(self.config) == 0 or done == n_steps:
+        if done % read_every(n_steps) == 0 or done == n_steps:
             guard.check(self._kept)
             self._read(members, done, pace)
         asked = self.stop.by is not None
@@ -216,7 +223,7 @@ class Pass:
 
     def _read(self, members: bank.Bank, done: int, pace: Pace) -> None:
         """Read the metrics since the last reading, which a resumed run has in its checkpoint."""
-        every, size = read_every(self.config), self.config.batch_tokens
+        every, size = read_every(self.n_steps), self.config.batch_tokens
         n_tokens = (done - (done - 1) // every * every) * size
         densities = {m.spec.sae: m.meter.histogram() for m in members.members}
         saes = {m.spec.sae: m.read() for m in members.members}
@@ -224,8 +231,8 @@ class Pass:
             check_weights(members.state(), done, self._kept)
         self.emit(Measured(STAGE, done, done * size, saes, densities, DENSITY_EDGES))
         means = {name: statistics.fmean(m[name] for m in saes.values()) for name in SHOWN}
-        before = self.before * self.config.n_steps
-        self.emit(Advanced(STAGE, (before + done) * size, {**means, **pace.read(done, size)}))
+        all_done = (self.steps_before + done) * size
+        self.emit(Advanced(STAGE, all_done, {**means, **pace.read(done, size)}))
         for member in members.members:
             reading = Reading(done, n_tokens, saes[member.spec.sae])
             for sentence in self.watch.new(Aim.of(member.spec, member.course), reading):
@@ -239,15 +246,15 @@ class Pass:
 
     def _write(self, members: bank.Bank) -> Trained:
         """Write the Saes of a trained bank and note that it is done."""
-        n_steps = self.config.n_steps
-        check_weights(members.state(), n_steps, self._kept)
+        check_weights(members.state(), self.n_steps, self._kept)
         records = {}
         for member in members.members:
             sae = member.spec.sae
             write_sae(self.out, sae, member.sae())
             for path in files.visible_files(self.out / sae):
                 records[f"{sae}/{path.name}"] = _record(path)
-        facts = tuple(_facts(member, self.config) for member in members.members)
+        n_tokens = self.n_steps * self.config.batch_tokens
+        facts = tuple(_facts(member, n_tokens) for member in members.members)
         trained = Trained(key=self.key, facts=facts, files=records)
         checkpoint.mark_trained(self.out, self.number, trained)
         return trained
@@ -255,7 +262,7 @@ class Pass:
     def _next(self, batches: Iterator[Batch], step: int) -> Batch:
         batch = next(batches, None)
         if batch is None:
-            found = f"the stream ended after {step} of {self.config.n_steps} batches"
+            found = f"the stream ended after {step} of {self.n_steps} batches"
             raise Incomplete("train", found, "lower train.tokens or give it more text")
         return batch
 
@@ -287,13 +294,13 @@ class Pass:
         return f" of bank {self.number + 1} of {self.n_banks}" if self.n_banks > 1 else ""
 
 
-def _facts(member: Member, config: Config) -> dict[str, object]:
+def _facts(member: Member, n_tokens: int) -> dict[str, object]:
     """Say what the manifest holds of a Sae; its scale is the unit of its latents."""
     return {
         **member.spec.facts(),
         "learning_rate": member.course.learning_rate,
         "scale": float(member.scales.written.double().square().mean().sqrt()),
-        "trained_tokens": config.n_steps * config.batch_tokens,
+        "trained_tokens": n_tokens,
     }
 
 
@@ -310,8 +317,13 @@ def _seal(
     for path in left:
         if path.relative_to(out).as_posix() not in records:
             path.unlink()
-    facts = {"saes": [fact for trained in banks for fact in trained.facts]}
+    facts = {"saes": _in_order(fact for trained in banks for fact in trained.facts)}
     described = config.model_dump(mode="json")
     manifest = files.seal_records(out, KIND, described, inputs, facts, records)
     checkpoint.remove(out)
     return manifest
+
+
+def _in_order(facts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort the facts of Saes by site, in the order of a forward pass."""
+    return sorted(facts, key=lambda fact: Site.parse(fact["site"]).order)

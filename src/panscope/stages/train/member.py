@@ -74,7 +74,7 @@ class Member:
         return cls(
             spec=spec,
             config=config,
-            course=course(config, len(scales.read), spec.learning_rate),
+            course=course(config.schedule, spec.n_steps, len(scales.read), spec.learning_rate),
             row=row,
             scales=scales,
             rows=Rows.begin(w_enc.to(device), w_dec.to(device), momentum),

@@ -1,7 +1,8 @@
 """In which groups Saes are trained: what each needs in memory, and how much there is.
 
-Saes that fit in memory together share each batch of the stream; what does not fit is trained in
-another pass over the same stream, so no Sae's result depends on the grouping.
+Saes that are trained equally long and fit in memory together share each batch of the stream; the
+others are trained in further passes over the same stream, so no Sae's result depends on the
+grouping.
 """
 
 import os
@@ -48,21 +49,26 @@ def step_bytes(spec: Spec, d_at: Sizes, batch_tokens: int) -> int:
 def groups(
     wanted: Sequence[Spec], d_at: Sizes, config: Config, device: torch.device, n_workers: int = 1
 ) -> list[tuple[Spec, ...]]:
-    """Split Saes, in order, into groups whose memory stays within the recipe's limit.
+    """Split Saes into groups whose memory stays within the recipe's limit (see `packed`).
 
     At least one group for each worker, of about equal cost, if there are as many Saes. Workers with
     no limit from the recipe share the host's memory. Raises ConfigError if one Sae does not fit.
     """
-    limit = int(config.memory_gb * 1e9) if config.memory_gb else int(SHARE * memory_of(device))
+    limit = limit_bytes(config, memory_of(device))
     if device.type == "cpu" and not config.memory_gb:
         limit //= n_workers
-    parts = _parts(wanted, d_at, n_workers)
-    return [group for part in parts for group in _packed(part, d_at, config, device, limit)]
+    for spec in wanted:
+        alone = group_bytes([spec], d_at, config, device)
+        if alone > limit:
+            found = f"needs {alone / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB it may take"
+            raise ConfigError(spec.sae, found, "raise train.memory_gb, or lower its width")
+    parts = _parts(wanted, d_at, config.schedule.momentum, n_workers)
+    return [group for part in parts for group in packed(part, d_at, config, device, limit)]
 
 
-def _parts(wanted: Sequence[Spec], d_at: Sizes, n: int) -> list[list[Spec]]:
+def _parts(wanted: Sequence[Spec], d_at: Sizes, momentum: float, n: int) -> list[list[Spec]]:
     """Cut Saes, in order, into up to n parts of about equal state, so that a part has few sites."""
-    costs = [state_bytes(spec, d_at) for spec in wanted]
+    costs = [state_bytes(spec, d_at, momentum) for spec in wanted]
     middles = [end - cost / 2 for end, cost in zip(accumulate(costs), costs, strict=True)]
     parts: list[list[Spec]] = [[] for _ in range(n)]
     for spec, middle in zip(wanted, middles, strict=True):
@@ -70,19 +76,28 @@ def _parts(wanted: Sequence[Spec], d_at: Sizes, n: int) -> list[list[Spec]]:
     return [part for part in parts if part]
 
 
-def _packed(
+def packed(
     wanted: Sequence[Spec], d_at: Sizes, config: Config, device: torch.device, limit: int
 ) -> list[tuple[Spec, ...]]:
-    packed: list[list[Spec]] = [[]]
-    for spec in wanted:
-        alone = group_bytes([spec], d_at, config, device)
-        if alone > limit:
-            found = f"needs {alone / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB it may take"
-            raise ConfigError(spec.sae, found, "raise train.memory_gb, or lower its width")
-        if group_bytes([*packed[-1], spec], d_at, config, device) > limit:
-            packed.append([])
-        packed[-1].append(spec)
-    return [tuple(group) for group in packed]
+    """Group Saes that are trained equally long and fit into `limit` bytes, the shortest first.
+
+    One that does not fit alone is a group by itself.
+    """
+    by_length = sorted(wanted, key=lambda spec: spec.n_steps)
+    groups: list[list[Spec]] = []
+    for spec in by_length:
+        together = [*groups[-1], spec] if groups else []
+        is_as_long = groups and groups[-1][0].n_steps == spec.n_steps
+        if is_as_long and group_bytes(together, d_at, config, device) <= limit:
+            groups[-1].append(spec)
+        else:
+            groups.append([spec])
+    return [tuple(group) for group in groups]
+
+
+def limit_bytes(config: Config, memory: int) -> int:
+    """Return what Saes trained together may take, on a device of so much memory."""
+    return int(config.memory_gb * 1e9) if config.memory_gb else int(SHARE * memory)
 
 
 def group_bytes(specs: Sequence[Spec], d_at: Sizes, config: Config, device: torch.device) -> int:

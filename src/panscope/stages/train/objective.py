@@ -100,6 +100,8 @@ class Saes(config.Config):
     frequency: Frequency = Frequency()
     revive: Revive = Revive()
     seeds: Annotated[tuple[Seed, ...], Some] = (0,)
+    tokens: Count | None = None
+    """How many they are trained on; None for as many as the recipe's first product."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> "Saes":
@@ -138,8 +140,8 @@ def _problems(saes: Saes) -> list[str]:
 class Config(Saes):
     """A suite to train over one stream: one product of Saes, and `more` of them."""
 
-    more: tuple[Saes, ...] = ()
     tokens: Count = 4_000_000_000
+    more: tuple[Saes, ...] = ()
     batch_tokens: Count = 4096
     schedule: Schedule = Schedule()
     threshold: Threshold = Threshold()
@@ -152,14 +154,13 @@ class Config(Saes):
 
     @model_validator(mode="after")
     def _has_a_batch(self) -> "Config":
-        if self.tokens < self.batch_tokens:
+        if not all(map(self.steps_of, (self, *self.more))):
             raise ValueError("tokens is less than one batch")
         return self
 
-    @property
-    def n_steps(self) -> int:
-        """The number of whole batches in `tokens`."""
-        return self.tokens // self.batch_tokens
+    def steps_of(self, saes: Saes) -> int:
+        """Return the number of whole batches that one of the products is trained on."""
+        return (saes.tokens or self.tokens) // self.batch_tokens
 
 
 class Price(config.Config):

@@ -30,6 +30,7 @@ class Spec:
     learning_rate: float | None
     """None for the schedule's, or its rule."""
     seed: int
+    n_steps: int
     saes: Saes
     """The product it comes from, for what all its Saes share."""
 
@@ -144,10 +145,10 @@ def sites_of(specs: Sequence[Spec]) -> tuple[Site, ...]:
 
 def _product(saes: Saes, config: Config, n_layers: int) -> list[Spec]:
     rates = saes.learning_rates or (None,)
-    ends = _ends(saes, n_layers)
+    ends, n_steps = _ends(saes, n_layers), config.steps_of(saes)
     product = itertools.product(ends, saes.widths, penalties(saes), rates, saes.seeds)
     return [
-        Spec(reads, writes, width, penalty, rate, seed, saes)
+        Spec(reads, writes, width, penalty, rate, seed, n_steps, saes)
         for (reads, writes), width, penalty, rate, seed in product
     ]
 

@@ -1,0 +1,57 @@
+"""The shape of a model: the sizes that decide what it costs, known without its weights."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from panscope import config
+from panscope.errors import ConfigError
+from panscope.model.families import Family, matrix
+from panscope.sites import Site
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class Shape(config.Config):
+    """The sizes of a language model."""
+
+    n_layers: Count
+    d_model: Count
+    d_attn: Count
+    """All heads side by side, before the output projection."""
+    n_vocab: Count
+    n_parameters: Count
+    """Of the whole model; what is shared (tied embeddings) counts once."""
+    n_layer_parameters: Count
+    """Of one layer."""
+
+    def d_at(self, site: Site) -> int:
+        """Return the size of the vector at a site."""
+        if site.kind == "attn_z":
+            return self.d_attn
+        return self.n_vocab if site.kind == "logits" else self.d_model
+
+
+def shape_of(lm: Any, family: Family) -> Shape:
+    """Measure a model of transformers, which may be on the meta device."""
+    described = lm.config.get_text_config()
+    return Shape(
+        n_layers=described.num_hidden_layers,
+        d_model=described.hidden_size,
+        d_attn=len(matrix(lm.get_submodule(family.place(Site("attn_z", 0)).path))),
+        n_vocab=described.vocab_size,
+        n_parameters=_n_parameters(lm),
+        n_layer_parameters=_n_parameters(lm.get_submodule(f"{family.layers}.0")),
+    )
+
+
+def refuse_another(stated: Shape, found: Shape, name: str) -> None:
+    """Raise ConfigError if a model is not of the shape that the recipe states."""
+    for key, size in found.model_dump().items():
+        if (said := getattr(stated, key)) != size:
+            what = f"its {key} is {size:,}, the recipe says {said:,}"
+            raise ConfigError(f"model {name}", what, "correct [model.shape], or name that model")
+
+
+def _n_parameters(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,42 @@
+"""Shapes: measured, read from a configuration without weights, stated, and compared."""
+
+from pathlib import Path
+
+import pytest
+
+from panscope.errors import ConfigError, NotFound
+from panscope.model import load
+from panscope.model.load import Config, Model, read_shape
+from panscope.model.shape import Shape, shape_of
+from panscope.sites import all_sites
+
+
+def test_the_shape_of_a_configuration_is_that_of_the_model(tiny_model: Model, tmp_path: Path):
+    """A folder with nothing but a configuration is enough."""
+    (tmp_path / "config.json").write_bytes(Path(tiny_model.name, "config.json").read_bytes())
+    shape = read_shape(Config(name=str(tmp_path)))
+    assert shape == shape_of(tiny_model.lm, tiny_model.family)
+    assert shape.n_parameters == sum(p.numel() for p in tiny_model.lm.parameters())
+    assert (shape.n_layers, shape.d_model, shape.d_attn, shape.n_vocab) == (3, 32, 32, 4096)
+    for site in all_sites(tiny_model.n_layers):
+        assert shape.d_at(site) == tiny_model.d_at(site)
+
+
+def test_the_packaged_model_has_a_shape():
+    assert read_shape(Config()).n_parameters == 4_985_088
+
+
+def test_a_stated_shape_needs_no_model():
+    stated = read_shape(Config()).model_copy(update={"n_layers": 99})
+    assert read_shape(Config(name="owner/elsewhere", shape=stated)) == stated
+    with pytest.raises(NotFound, match="owner/elsewhere"):
+        read_shape(Config(name="owner/elsewhere"))
+
+
+@pytest.mark.parametrize("key", Shape.model_fields)
+def test_a_model_of_another_shape_is_refused(tiny_model: Model, key: str):
+    true = shape_of(tiny_model.lm, tiny_model.family)
+    assert load.load(Config(name=tiny_model.name, device="cpu", shape=true)).n_layers == 3
+    wrong = true.model_copy(update={key: 7})
+    with pytest.raises(ConfigError, match=rf"its {key} is .*, the recipe says 7; correct \[model"):
+        load.load(Config(name=tiny_model.name, device="cpu", shape=wrong))
