@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from panscope import config, files
+from panscope import config, dist, files
 from panscope.config import digest_of, override, read_toml
 from panscope.errors import ConfigError, NotFound, nearest
 from panscope.events import Emit, Warned, to_jsonl
@@ -76,7 +76,12 @@ def read_recipe(name: str, assignments: tuple[str, ...] = ()) -> Recipe:
 
 
 def sinks(recipe: Recipe, out: Path) -> list[Emit]:
-    """Make the sinks that a recipe asks for besides the terminal's; a missing library is named."""
+    """Make the sinks that a recipe asks for besides the terminal's; a missing library is named.
+
+    Of processes that split the latents the first one speaks.
+    """
+    if recipe.train.latent_shards > 1 and not dist.started().is_first:
+        return []
     made = [to_jsonl(out / "events.jsonl")]
     if recipe.metrics.tensorboard:
         made.append(to_tensorboard(out / "tensorboard"))
@@ -126,12 +131,16 @@ class Launch:
 
     def train(self) -> Suite:
         """Train `suite/` from the live stream, or from `store/` if the recipe says so."""
+        with dist.joined(self.recipe.train.latent_shards) as group:
+            return self._train(group)
+
+    def _train(self, group: dist.Group) -> Suite:
         for spec in self.specs:
             for site in spec.writes:  # evaluation will replace what stands there
                 self.model.family.refuse_edit(site)
         batches_from, inputs = self._from_store() if self.recipe.source == "store" else self._live()
         into = self.out / "suite"
-        train.run(self.recipe.train, self.banks, batches_from, inputs, into, self.emit)
+        train.run(self.recipe.train, self.banks, batches_from, inputs, into, self.emit, group)
         return Suite.open(into)
 
     @property

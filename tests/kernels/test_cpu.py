@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from panscope.errors import ConfigError
 from panscope.kernels import cpu, dense
-from panscope.kernels.pairs import Body, Hits, Pairs, Rows, compared
+from panscope.kernels.pairs import Body, Hits, Pairs, Rows, compared_
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason=str(cpu.why_not()))
 
@@ -246,12 +246,12 @@ def test_residual_equals_the_dense_body(instruction_set: str, d_out: int, bounds
 
 @pytest.mark.parametrize("bounds", [(130,), (0, 0, 130), (20, 130, 130)])
 def test_halves_of_the_residual_are_the_residual(instruction_set: str, bounds: tuple[int, ...]):
-    """Prefixes may be empty, or the same: those that end before this process's latents, or after."""
+    """Prefixes may be empty, or all: those that end before this process's latents, or after."""
     _, pairs = some_pairs()
     f = torch.where(pairs.z > 1.5, pairs.z, 0)
     w_dec, target = draw(2, 130, 67), draw(3, 90, 67)
     whole = cpu.residual(pairs, f, w_dec, target, bounds)
-    error, squared = compared(cpu.decode(pairs, f, w_dec, bounds), target)
+    error, squared = compared_(cpu.decode(pairs, f, w_dec, bounds), target)
     if len(bounds) == 1:
         assert torch.equal(error, whole.error)
     torch.testing.assert_close((error, squared), (whole.error, whole.squared))

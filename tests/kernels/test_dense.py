@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from panscope.kernels import dense
-from panscope.kernels.pairs import BETA2, EPSILON, Hits, Pairs, Rows, compared
+from panscope.kernels.pairs import BETA2, EPSILON, Hits, Pairs, Rows, compared_
 
 TOKENS, D, WIDTH = 37, 6, 20
 
@@ -87,7 +87,7 @@ def test_halves_of_the_residual_over_parts_of_the_latents_make_the_whole():
             (ours, w_dec[first:last], tuple(min(max(b, first), last) - first for b in bounds))
         )
     rebuilt = sum(dense.decode(ours, ours.z, rows, ends) for ours, rows, ends in parts)
-    error, squared = compared(rebuilt, target)
+    error, squared = compared_(rebuilt, target)
     torch.testing.assert_close((error, squared), (whole.error, whole.squared))
     for ours, rows, ends in parts:
         pull = whole.pull[torch.isin(pairs.z, ours.z)]

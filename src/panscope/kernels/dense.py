@@ -23,7 +23,6 @@ from panscope.kernels.pairs import (
     PerPair,
     Residual,
     Rows,
-    compared,
 )
 
 BLOCK_NUMBERS = 1 << 25  # of one tokens x latents block: 128 MiB in float32
@@ -57,7 +56,9 @@ def residual(
     bounds: tuple[int, ...],
 ) -> Residual:
     """Decode by one product a segment; pull by one more."""
-    error, squared = compared(decode(pairs, f, w_dec, bounds), target)
+    errors = decode(pairs, f, w_dec, bounds) - target
+    squared = torch.stack([error.double().square().sum() for error in errors])
+    error = errors.flip(0).cumsum(0).flip(0).mul_(2 / max(1, len(target)))
     return Residual(error, pull(pairs, error, w_dec, bounds), squared)
 
 

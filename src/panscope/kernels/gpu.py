@@ -36,6 +36,7 @@ from panscope.kernels.pairs import (
     PerPair,
     Residual,
     Rows,
+    compared_,
 )
 
 SLAB = 16_384  # latents whose gradients exist at once: 0.3 GB at d = 2304
@@ -141,12 +142,7 @@ def residual(
     bounds: tuple[int, ...],
 ) -> Residual:
     """Decode f and compare with `target`, prefix by prefix."""
-    error = decode(pairs, f, w_dec, bounds)
-    error -= target
-    squared = torch.linalg.vector_norm(error, dim=2).double().square_().sum(1)
-    error *= 2 / max(1, len(target))
-    for p in reversed(range(len(bounds) - 1)):
-        error[p] += error[p + 1]
+    error, squared = compared_(decode(pairs, f, w_dec, bounds), target)
     return Residual(error, pull(pairs, error, w_dec, bounds), squared)
 
 

@@ -135,13 +135,16 @@ class Residual(NamedTuple):
     """Squared error of each prefix, summed over tokens and dimensions; float64."""
 
 
-def compared(
+def compared_(
     rebuilt: Float[Tensor, "prefixes tokens d_out"], target: Float[Tensor, "tokens d_out"]
 ) -> tuple[Float[Tensor, "prefixes tokens d_out"], Float[Tensor, " prefixes"]]:
-    """Return `error` and `squared` of a Residual."""
-    errors = rebuilt - target
-    squared = torch.stack([error.double().square().sum() for error in errors])
-    return errors.flip(0).cumsum(0).flip(0).mul_(2 / max(1, len(target))), squared
+    """Make `rebuilt` the `error` of a Residual, in place; return it with `squared`."""
+    error = rebuilt.sub_(target)
+    squared = torch.linalg.vector_norm(error, dim=2).double().square_().sum(1)
+    error *= 2 / max(1, len(target))
+    for prefix in reversed(range(len(error) - 1)):
+        error[prefix] += error[prefix + 1]
+    return error, squared
 
 
 class Hits(NamedTuple):

@@ -3,7 +3,8 @@
 The stream is a function of the batch number alone, so a checkpoint holds the members and the step.
 Banks, each as many Saes as fit in memory together, are trained one after another, each in a pass of
 its own over the stream. Metrics stay on the device and are read every few steps; on a GPU no step
-waits for the host.
+waits for the host. In a group of processes all run this loop, each on its part of the latents; the
+first one speaks, and writes what is not a process's own.
 """
 
 import itertools
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from panscope import files
 from panscope.config import digest_of
+from panscope.dist import ALONE, Group
 from panscope.errors import Incomplete
-from panscope.events import Advanced, Emit, Finished, Measured, Started, Warned
+from panscope.events import Advanced, Emit, Finished, Measured, Started, Warned, silent
 from panscope.sae.suite import FILES, KIND, write_sae
 from panscope.sites import Site
 from panscope.stages.train import bank, checkpoint
@@ -49,37 +51,65 @@ def run(
     inputs: Mapping[str, str],
     out: Path,
     emit: Emit,
+    group: Group = ALONE,
 ) -> files.Manifest:
     """Train the suite that `config` asks for, bank after bank, and write it to `out`.
 
     `batches_from(k)` yields the stream from batch k on: raw activations, one tensor a site, each of
     `config.batch_tokens` rows. `inputs` names what the stream was made from. A finished suite is
     reused, an interrupted one resumed; ConfigError if `out` holds another one. SIGINT and SIGTERM
-    raise Interrupted after a checkpoint of the step they fall into.
+    raise Interrupted after a checkpoint of the step they fall into. The processes of a `group` see
+    the same stream, share `out`, and split the latents of every Sae.
     """
-    if manifest := files.made(out, KIND, config.model_dump(mode="json"), inputs):
-        checkpoint.remove(out)
+    emit = emit if group.is_first else silent
+    with group.in_turn():
+        manifest = _made(config, inputs, out)
+    if manifest:
         emit(Finished(STAGE, 0.0, reused=True))
         return manifest
     started = time.monotonic()
-    with listening() as stop, torch.inference_mode():
-        banks = _as_begun(banks, out, emit)
+    with listening(group) as stop, torch.inference_mode():
+        with group.in_turn():
+            banks = _as_begun(banks, out, emit, group)
         emit(Started(STAGE, len(banks) * config.n_steps * config.batch_tokens, "tokens"))
         passes = [
-            Pass(config, tuple(specs), number, len(banks), batches_from, inputs, out, emit, stop)
+            Pass(
+                config,
+                tuple(specs),
+                number,
+                len(banks),
+                batches_from,
+                inputs,
+                out,
+                emit,
+                stop,
+                group,
+            )
             for number, specs in enumerate(banks)
         ]
-        manifest = _seal([one.trained() for one in passes], config, inputs, out)
+        trained = [one.trained() for one in passes]
+        with group.in_turn():
+            manifest = _made(config, inputs, out) or _seal(trained, config, inputs, out)
         emit(Finished(STAGE, time.monotonic() - started))
         stop.check("after its last step")
     return manifest
 
 
-def _as_begun(banks: Sequence[Sequence[Spec]], out: Path, emit: Emit) -> list[tuple[Spec, ...]]:
+def _made(config: Config, inputs: Mapping[str, str], out: Path) -> files.Manifest | None:
+    """Return the manifest of the suite if it is finished, without its checkpoints."""
+    manifest = files.made(out, KIND, config.model_dump(mode="json"), inputs)
+    if manifest:
+        checkpoint.remove(out)
+    return manifest
+
+
+def _as_begun(
+    banks: Sequence[Sequence[Spec]], out: Path, emit: Emit, group: Group
+) -> list[tuple[Spec, ...]]:
     """Group the Saes as the interrupted run did, if there is one."""
     named = {spec.sae: spec for specs in banks for spec in specs}
     names = tuple(tuple(spec.sae for spec in specs) for specs in banks)
-    begun = checkpoint.as_begun(out, names, lambda text: emit(Warned(STAGE, text)))
+    begun = checkpoint.as_begun(out, names, lambda text: emit(Warned(STAGE, text)), group.size)
     return [tuple(named[name] for name in bank) for bank in begun]
 
 
@@ -101,6 +131,7 @@ class Pass:
     out: Path
     emit: Emit
     stop: Stop
+    group: Group = ALONE
     watch: Watch = field(default_factory=Watch)
     saved: int = 0
     """The step of the last checkpoint, 0 if there is none."""
@@ -125,16 +156,16 @@ class Pass:
 
     @property
     def folder(self) -> Path:
-        """Where the checkpoints are."""
-        return checkpoint.folder_of(self.out, self.number)
+        """Where this process's checkpoints are."""
+        return checkpoint.folder_of(self.out, self.number, self.group)
 
     def _train(self) -> bank.Bank:
         """Take the bank from its last checkpoint, or from nothing, to the last step."""
         stream = self.batches_from(0)
         first = list(itertools.islice(stream, SCALE_BATCHES))
         guard, floor = self._guard(first), self._floor(first[0])
-        members = bank.begin(self.config, self.specs, first)
-        found = checkpoint.read(self.folder, self.key, self.warn)
+        members = bank.begin(self.config, self.specs, first, self.group)
+        found = checkpoint.read(self.folder, self.key, self.warn, self.group)
         batches: Iterator[Batch] = itertools.chain(first, stream)
         if found is not None:
             members.load_(found.state)
@@ -157,7 +188,7 @@ class Pass:
         if done % read_every(self.config) == 0 or done == n_steps:
             guard.check(self._kept)
             self._read(members, done, pace)
-        asked = self.stop.by is not None
+        asked = self.stop.asked()
         if done < n_steps and (asked or done % self.config.checkpoint_steps == 0):
             guard.check(self._kept)
             self._save(members, done)
@@ -168,6 +199,8 @@ class Pass:
         """Read the metrics since the last reading, which a resumed run has in its checkpoint."""
         every, size = read_every(self.config), self.config.batch_tokens
         n_tokens = (done - (done - 1) // every * every) * size
+        for member in members.members:
+            member.check_alike()
         densities = {m.spec.sae: m.meter.histogram() for m in members.members}
         saes = {m.spec.sae: m.read() for m in members.members}
         if not all(math.isfinite(metrics["loss"]) for metrics in saes.values()):
@@ -194,12 +227,13 @@ class Pass:
         records = {}
         for member in members.members:
             sae = member.spec.sae
-            write_sae(self.out, sae, member.sae())
-            for path in files.visible_files(self.out / sae):
+            write_sae(self.out, sae, member.sae(), self.group)
+            for path in files.visible_files(self.out / sae) if self.group.is_first else ():
                 records[f"{sae}/{path.name}"] = _record(path)
         facts = tuple(_facts(member, self.config) for member in members.members)
         trained = Trained(key=self.key, facts=facts, files=records)
-        checkpoint.mark_trained(self.out, self.number, trained)
+        if self.group.is_first:
+            checkpoint.mark_trained(self.out, self.number, trained)
         return trained
 
     def _next(self, batches: Iterator[Batch], step: int) -> Batch:
@@ -220,9 +254,10 @@ class Pass:
 
     def _floor(self, batch: Batch) -> float:
         size, device = self.config.batch_tokens, batch[self.specs[0].site].device
+        widths = [spec.width // self.group.size for spec in self.specs]
         products = [
-            Product(size, sum(batch[site].shape[1] for site in spec.reads), spec.width)
-            for spec in self.specs
+            Product(size, sum(batch[site].shape[1] for site in spec.reads), width)
+            for spec, width in zip(self.specs, widths, strict=True)
         ]
         return floor_seconds(products, device)
 

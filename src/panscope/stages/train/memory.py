@@ -25,22 +25,27 @@ Sizes = Mapping[Site, int]
 """The number of dimensions at each site."""
 
 
-def state_bytes(spec: Spec, d_at: Sizes) -> int:
-    """Return what a Sae keeps from step to step: weights and second moments, float32."""
+def state_bytes(spec: Spec, d_at: Sizes, shards: int = 1) -> int:
+    """Return what a Sae keeps from step to step: weights and second moments, float32.
+
+    Of `shards` processes that hold equal parts of its latents, each keeps so much.
+    """
     d_in, d_out = (sum(d_at[site] for site in sites) for sites in (spec.reads, spec.writes))
     skip = d_in * d_out if spec.saes.kind == "skip_transcoder" else 0
-    vectors = 8 * spec.width + d_out
-    return 2 * FLOAT_BYTES * (spec.width * (d_in + d_out) + skip + vectors)
+    width = spec.width // shards
+    vectors = 8 * width + d_out
+    return 2 * FLOAT_BYTES * (width * (d_in + d_out) + skip + vectors)
 
 
-def step_bytes(spec: Spec, d_at: Sizes, batch_tokens: int) -> int:
+def step_bytes(spec: Spec, d_at: Sizes, batch_tokens: int, shards: int = 1) -> int:
     """Return what a step needs besides, at most: inputs, errors, a packed encoder, the codes.
 
     Codes are at their densest in the first steps, where half of all latents may fire.
     """
     d_in, d_out = (sum(d_at[site] for site in sites) for sites in (spec.reads, spec.writes))
-    dense = batch_tokens * (3 * d_in + (2 + len(spec.bounds)) * d_out) + spec.width * d_in
-    codes = DENSEST_STEP_BYTES[spec.saes.architecture] * batch_tokens * spec.width
+    width = spec.width // shards
+    dense = batch_tokens * (3 * d_in + (2 + len(spec.bounds)) * d_out) + width * d_in
+    codes = DENSEST_STEP_BYTES[spec.saes.architecture] * batch_tokens * width
     return FLOAT_BYTES * dense + codes
 
 
@@ -51,7 +56,7 @@ def groups(
 
     Raises ConfigError if one Sae alone does not fit.
     """
-    limit = int(config.memory_gb * 1e9) if config.memory_gb else int(SHARE * memory_of(device))
+    limit = int(config.memory_gb * 1e9) if config.memory_gb else _limit(config, device)
     packed: list[list[Spec]] = [[]]
     for spec in wanted:
         alone = group_bytes([spec], d_at, config, device)
@@ -64,13 +69,23 @@ def groups(
     return [tuple(group) for group in packed]
 
 
+def _limit(config: Config, device: torch.device) -> int:
+    """Return what a process may take of its GPU, or of a host that it shares with the others."""
+    sharers = config.latent_shards if device.type == "cpu" else 1
+    return int(SHARE * memory_of(device) / sharers)
+
+
 def group_bytes(specs: Sequence[Spec], d_at: Sizes, config: Config, device: torch.device) -> int:
-    """Return the memory of a group: states, inputs, and a step for each that is trained at once."""
-    at_once = torch.get_num_threads() if device.type == "cpu" else 1
-    states = sum(state_bytes(spec, d_at) for spec in specs)
+    """Return the memory of a group: states, inputs, and a step for each that is trained at once.
+
+    With `latent_shards`, that of each process.
+    """
+    shards = config.latent_shards
+    at_once = torch.get_num_threads() if device.type == "cpu" and shards == 1 else 1
+    states = sum(state_bytes(spec, d_at, shards) for spec in specs)
     ends = {ends for spec in specs for ends in (spec.reads, spec.writes)}
     inputs = config.batch_tokens * sum(d_at[site] for sites in ends for site in sites)
-    steps = sorted(step_bytes(spec, d_at, config.batch_tokens) for spec in specs)
+    steps = sorted(step_bytes(spec, d_at, config.batch_tokens, shards) for spec in specs)
     return states + FLOAT_BYTES * inputs + sum(steps[-at_once:])
 
 
