@@ -86,8 +86,12 @@ def on_ray(
 ) -> Iterator[Cluster]:
     """Run a recipe on the cluster at an address, or on one of this machine's, made for it.
 
-    Without a number of workers: one a GPU, or one a machine if there are no GPUs.
+    Without a number of workers: one a GPU, or one a machine if there are no GPUs. Raises
+    ConfigError for a recipe that splits latents: Ray's workers exchange no tensors.
     """
+    if recipe.train.latent_shards > 1:
+        do = "start as many processes with torchrun, or leave it out"
+        raise ConfigError("train.latent_shards", "needs processes that exchange tensors", do)
     ray = _ray()
     _connect(address, n_workers)
     try:

@@ -1,8 +1,8 @@
-"""This process among those that share a run: which part is its own, and waiting for the others.
+"""This process among those that torchrun started: its part, what they exchange, and waiting.
 
-torchrun tells each process its RANK among WORLD_SIZE and its LOCAL_RANK on its machine. What the
-processes make meets on disk; the one collective in use is a barrier (gloo: nothing that crosses it
-is large).
+torchrun tells each process its RANK among WORLD_SIZE and its LOCAL_RANK on its machine. Processes
+either take shares of the work, and meet on disk and at a barrier, or form a group that works on one
+thing together and exchanges tensors. A process alone has the whole share and is a group of one.
 """
 
 import os
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
-from panscope.errors import Incomplete
+from panscope.errors import ConfigError, Incomplete, PanscopeError
 
 LONGEST_WAIT = timedelta(days=365)  # for the slowest; the lost are torchrun's to find
 LOOK_SECONDS = 0.2
@@ -39,6 +39,91 @@ class Share:
 WHOLE = Share()
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """This process's number, from 0, among `size` that work on one thing together.
+
+    All must ask for the same exchanges in the same order; in a group of one they change nothing.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes what all have made."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add up every process's tensor, in place; all get the same bits."""
+        if self.size > 1:
+            with self._explaining():
+                distributed.all_reduce(tensor)
+        return tensor
+
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """Put every process's tensor, all of one shape, one after another along the first axis."""
+        if self.size == 1:
+            return tensor
+        everyones = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
+        with self._explaining():
+            distributed.all_gather(list(everyones.chunk(self.size)), tensor.contiguous())
+        return everyones
+
+    def most(self, number: int) -> int:
+        """Return the largest of every process's number; no device is waited for."""
+        return int(self.gathered(torch.tensor([number])).max()) if self.size > 1 else number
+
+    def total(self, number: int) -> int:
+        """Add up every process's number; no device is waited for."""
+        return int(self.sum_(torch.tensor(number))) if self.size > 1 else number
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Let the first process through a block before the others, which find what it has done.
+
+        If it fails, they do.
+        """
+        if not self.is_first:
+            if self.total(0):
+                do = "look at what the first one says"
+                raise PanscopeError(self._name, "the first process has failed", do)
+            yield
+            return
+        failed = 1
+        try:
+            yield
+            failed = 0
+        finally:
+            self.total(failed)
+
+    @property
+    def _name(self) -> str:
+        return f"process {self.rank} of {self.size}"
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Say what it means when an exchange fails."""
+        try:
+            yield
+        except RuntimeError as error:  # gloo's and NCCL's: the other end is gone, or is silent
+            found = f"an exchange with the others failed ({str(error).partition('. ')[0]})"
+            do = "look at what they say; the same command goes on from the last checkpoint"
+            raise PanscopeError(self._name, found, do) from error
+
+
+ALONE = Group()
+
+
+def together(share: Share, size: int) -> Group:
+    """Make a group of the processes that share a run; ConfigError if there are not `size`."""
+    if share.world != size:
+        found = f"wants {size} processes, and {share.world} started"
+        do = f"start them with torchrun --nproc-per-node {size} -m panscope train ..."
+        raise ConfigError("train.latent_shards", found, do)
+    return Group(share.rank, size) if size > 1 else ALONE
+
+
 @contextmanager
 def joined() -> Iterator[Share]:
     """Join the processes that torchrun started with this one, on the GPU of its number if any.
@@ -49,9 +134,11 @@ def joined() -> Iterator[Share]:
     if world == 1:
         yield WHOLE
         return
+    backend = "gloo"
     if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+    distributed.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield Share(distributed.get_rank(), world)
     finally:

@@ -1,7 +1,8 @@
 """A verb as jobs for several workers, and who does them: this process, or those of torchrun.
 
     harvest    every worker its shards · one seals the store
-    train      one fixes the banks · every worker its banks · one makes them a suite
+    train      one fixes the banks · every worker its banks · one makes them a suite; or, with the
+               latents of each Sae split, all together
     evaluate   one
     describe   one
 
@@ -23,7 +24,7 @@ from panscope.launch import Launch, Recipe, sinks
 from panscope.relay import Relay, to_relay
 
 Verb = Literal["harvest", "train", "evaluate", "describe"]
-Act = Literal["whole", "begin", "share", "seal"]
+Act = Literal["whole", "begin", "share", "seal", "together"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,13 @@ class Job:
         return f"{self.verb}-{self.act}"
 
 
-def phases(verb: Verb, n_workers: int) -> list[list[Job]]:
+def phases(verb: Verb, n_workers: int, splits_latents: bool = False) -> list[list[Job]]:
     """List the jobs of a verb; those of a phase may be done at once, when the ones before are."""
     shares = [Job(verb, "share", Share(rank, n_workers)) for rank in range(n_workers)]
     first = Share(0, n_workers)
     match verb:
+        case "train" if splits_latents:
+            return [[Job(verb, "together", Share(rank, n_workers)) for rank in range(n_workers)]]
         case "harvest" if n_workers > 1:
             return [shares, [Job(verb, "seal", first)]]
         case "train" if n_workers > 1:
@@ -64,6 +67,8 @@ def do(job: Job, launch: Launch) -> None:
             launch.harvest()
         case "train", "begin":
             launch.begin_training(job.share.world)
+        case "train", "together":
+            launch.train_together(job.share)
         case "train", "share":
             launch.train_share(job.share)
         case "train", _:
@@ -90,7 +95,8 @@ class Processes:
 
     def run(self, verb: Verb) -> None:
         """Do this process's jobs of a verb; return when all processes have done theirs."""
-        for jobs in phases(verb, self.share.world):
+        splits = self.launch.recipe.train.latent_shards > 1
+        for jobs in phases(verb, self.share.world, splits):
             if self.share.rank < len(jobs):
                 do(jobs[self.share.rank], self.launch)
             dist.wait_for_all(self.look)

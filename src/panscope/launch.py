@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from panscope import config, files
+from panscope import config, dist, files
 from panscope.config import digest_of, override, read_toml
 from panscope.dist import Share
 from panscope.errors import ConfigError, NotFound, nearest
@@ -143,6 +143,12 @@ class Launch:
         self._refuse_sites_that_cannot_be_edited()
         train.run(self.recipe.train, self.banks(), *self._stream(), *self._suite_ends)
         return Suite.open(self.out / "suite")
+
+    def train_together(self, share: Share) -> None:
+        """Train `suite/` with the latents of every Sae split over all processes."""
+        self._refuse_sites_that_cannot_be_edited()
+        group = dist.together(share, self.recipe.train.latent_shards)
+        train.run(self.recipe.train, self.banks(), *self._stream(), *self._suite_ends, group)
 
     def begin_training(self, n_workers: int) -> None:
         """Fix which Saes are trained together, before workers take their shares of them."""

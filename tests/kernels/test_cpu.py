@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from panscope.errors import ConfigError
 from panscope.kernels import cpu, dense
-from panscope.kernels.pairs import Hits, Pairs, Rows
+from panscope.kernels.pairs import Body, Hits, Pairs, Rows, compared_
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason=str(cpu.why_not()))
 
@@ -242,6 +242,32 @@ def test_residual_equals_the_dense_body(instruction_set: str, d_out: int, bounds
     torch.testing.assert_close(ours.squared, exact.squared, rtol=1e-5, atol=0)
     for a, b in [(ours.error, exact.error), (ours.pull, exact.pull)]:
         torch.testing.assert_close(a.double() / b.abs().max(), b / b.abs().max(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bounds", [(130,), (0, 0, 130), (20, 130, 130)])
+def test_halves_of_the_residual_are_the_residual(instruction_set: str, bounds: tuple[int, ...]):
+    """Prefixes may be empty, or all: those that end before this process's latents, or after."""
+    _, pairs = some_pairs()
+    f = torch.where(pairs.z > 1.5, pairs.z, 0)
+    w_dec, target = draw(2, 130, 67), draw(3, 90, 67)
+    whole = cpu.residual(pairs, f, w_dec, target, bounds)
+    error, squared = compared_(cpu.decode(pairs, f, w_dec, bounds), target)
+    if len(bounds) == 1:
+        assert torch.equal(error, whole.error)
+    torch.testing.assert_close((error, squared), (whole.error, whole.squared))
+    assert torch.equal(cpu.pull(pairs, whole.error, w_dec, bounds), whole.pull)
+    exact = dense.residual(pairs, f.double(), w_dec.double(), target.double(), bounds)
+    torch.testing.assert_close(whole.pull.double(), exact.pull, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("body", [cpu, dense])
+def test_a_process_may_have_no_latents(body: Body):
+    """Of those that are dead, say."""
+    x, none = draw(0, 9, 7), torch.zeros(0, 7)
+    pairs = body.encode(x, none, torch.zeros(0), torch.zeros(0))
+    assert (len(pairs.z), pairs.n_tokens) == (0, 9)
+    assert torch.equal(body.decode(pairs, pairs.z, none, (0,)), torch.zeros(1, 9, 7))
+    assert len(body.pull(pairs, x[None], none, (0,))) == 0
 
 
 @pytest.mark.parametrize("everywhere", [False, True])

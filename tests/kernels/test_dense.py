@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from panscope.kernels import dense
-from panscope.kernels.pairs import BETA2, EPSILON, Hits, Pairs, Rows
+from panscope.kernels.pairs import BETA2, EPSILON, Hits, Pairs, Rows, compared_
 
 TOKENS, D, WIDTH = 37, 6, 20
 
@@ -73,6 +73,25 @@ def test_residual_decodes_every_prefix(bounds: tuple[int, ...]):
         mine = (pairs.latent >= first) & (pairs.latent < bounds[p])
         pull = (seen @ w_dec.T)[pairs.token.long(), pairs.latent.long()]
         torch.testing.assert_close(found.pull[mine], pull[mine])
+
+
+def test_halves_of_the_residual_over_parts_of_the_latents_make_the_whole():
+    pairs, _, _ = encoded()
+    w_dec, target, bounds = draw(WIDTH, D, seed=3), draw(TOKENS, D, seed=4), (3, 15, WIDTH)
+    whole = dense.residual(pairs, pairs.z, w_dec, target, bounds)
+    parts = []
+    for first, last in ((0, 12), (12, WIDTH)):
+        mine = pairs.kept((pairs.latent >= first) & (pairs.latent < last))
+        ours = Pairs(mine.token, mine.latent - first, mine.z, mine.offsets, last - first)
+        parts.append(
+            (ours, w_dec[first:last], tuple(min(max(b, first), last) - first for b in bounds))
+        )
+    rebuilt = sum(dense.decode(ours, ours.z, rows, ends) for ours, rows, ends in parts)
+    error, squared = compared_(rebuilt, target)
+    torch.testing.assert_close((error, squared), (whole.error, whole.squared))
+    for ours, rows, ends in parts:
+        pull = whole.pull[torch.isin(pairs.z, ours.z)]
+        torch.testing.assert_close(dense.pull(ours, error, rows, ends), pull)
 
 
 def hits(n: int) -> Hits:

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from panscope import files
 from panscope.errors import Corrupt, NotFound
+from panscope.sae import pieces
 from panscope.sae.sae import WEIGHTS, Sae, fold
 from panscope.sae.suite import KIND, Suite, write_sae
 from panscope.sites import Site
@@ -94,6 +96,17 @@ def test_k_and_skip_are_written_and_read(tmp_path: Path):
     assert (read.k, read.skip.tolist()) == (3, written.skip.tolist())
     x = torch.randn(20, 6, generator=torch.Generator().manual_seed(4))
     assert torch.equal(read.rebuild(x), written.rebuild(x))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 24])
+def test_pieces_make_the_file_that_safetensors_would(
+    tmp_path: Path, piece: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pieces, "PIECE_NUMBERS", piece)
+    sae = random_sae(0, skips=True)
+    write_sae(tmp_path, "a/b", sae)
+    whole = {name: getattr(sae, name) for name in (*WEIGHTS, "skip")}
+    assert (tmp_path / "a/b/sae.safetensors").read_bytes() == save(whole)
 
 
 def test_a_flipped_bit_in_the_weights_is_found_before_use(suite_folder: Path):

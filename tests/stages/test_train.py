@@ -20,6 +20,7 @@ from panscope.sites import Site
 from panscope.stages import train
 from panscope.stages.train import bank, course, member, memory, optimiser, sweep
 from panscope.stages.train.course import Course
+from panscope.stages.train.draw import draw
 from panscope.stages.train.objective import (
     Config,
     Frequency,
@@ -174,7 +175,7 @@ def test_a_sae_begins_as_the_paper_says():
 def test_a_transcoders_encoder_is_drawn_by_itself():
     changes = {"kind": "transcoder", "sites": ("mlp_in.*",), "writes": ("mlp_out.*",)}
     spec = sweep.specs(config(**changes), LAYERS)[0]
-    w_enc, w_dec = member.initial(spec, 64, 64)
+    w_enc, w_dec = draw(spec, 64, 64)
     assert not torch.equal(w_enc, w_dec)
 
 

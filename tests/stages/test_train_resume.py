@@ -636,9 +636,7 @@ def test_each_warning_is_said_once_and_a_collapse_when_it_lasts():
 
 def test_a_price_that_kills_all_latents_is_warned_of(tmp_path: Path):
     changes = {"sites": ("resid_post.0",), "more": (), "target_l0": (), "sparsity": (1e3,)}
-    schedule = Schedule(
-        learning_rate=0.1, bias_rate=1, warmup_steps=0, sparsity_warmup_steps=0
-    )
+    schedule = Schedule(learning_rate=0.1, bias_rate=1, warmup_steps=0, sparsity_warmup_steps=0)
     config = CONFIG.model_copy(update=changes | {"schedule": schedule})
     events: list[Event] = []
     train.run(config, banks(config)[:1], batches_from, {}, tmp_path, events.append)

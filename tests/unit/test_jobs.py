@@ -42,6 +42,14 @@ def test_sealing_waits_for_all_shares():
     assert phases("evaluate", 2) == [[Job("evaluate")]]
 
 
+def test_all_processes_train_together_where_latents_are_split():
+    shares = [Share(0, 2), Share(1, 2)]
+    assert phases("train", 2, splits_latents=True) == [
+        [Job("train", "together", s) for s in shares]
+    ]
+    assert phases("harvest", 2, splits_latents=True) == phases("harvest", 2)
+
+
 def test_a_process_does_its_own_jobs_between_waits(monkeypatch: pytest.MonkeyPatch):
     done: list[Any] = []
     launch = Launch(read_recipe("demo"), Path(), silent)

@@ -85,6 +85,8 @@ _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
     "take": ([_P, _P, _P, _P, _P], None),
     "drop": ([_P], None),
     "residual": ([_P, _P, _P, _N, _P, _N, _P, _P, _N, _P, _P, _P], None),
+    "decode": ([_P, _P, _P, _N, _P, _N, _P, _N, _P], None),
+    "pull": ([_P, _P, _P, _N, _P, _N, _P, _N, _P, _P], None),
     "gradients": ([POINTER(_Hits), POINTER(_Sources), _P, _P], None),
     "update": ([POINTER(_Hits), POINTER(_Sources), POINTER(_Rows), _N, c_double], None),
     "supports": ([c_char_p], c_int32),
@@ -222,6 +224,39 @@ def residual(
         squared.data_ptr(),
     )
     return Residual(error, pull, squared)
+
+
+def decode(
+    pairs: Pairs, f: PerPair, w_dec: Decoder, bounds: tuple[int, ...]
+) -> Float[Tensor, "prefixes tokens d_out"]:
+    """Sum the pairs' decoder rows, token by token."""
+    f, w_dec = _plain(f), _plain(w_dec)
+    rebuilt = torch.empty(len(bounds), pairs.n_tokens, w_dec.shape[1])
+    _library().panscope_decode(*_of_tokens(pairs, f, w_dec, bounds), rebuilt.data_ptr())
+    return rebuilt
+
+
+def pull(
+    pairs: Pairs,
+    error: Float[Tensor, "prefixes tokens d_out"],
+    w_dec: Decoder,
+    bounds: tuple[int, ...],
+) -> PerPair:
+    """Dot the pairs' decoder rows with their token's error."""
+    z, w_dec, error = _plain(pairs.z), _plain(w_dec), _plain(error)
+    pulled = torch.empty(len(z))
+    where = error.data_ptr(), pulled.data_ptr()
+    _library().panscope_pull(*_of_tokens(pairs, z, w_dec, bounds), *where)
+    return pulled
+
+
+def _of_tokens(
+    pairs: Pairs, f: PerPair, w_dec: Decoder, bounds: tuple[int, ...]
+) -> tuple[object, ...]:
+    """Point at what decoding reads; the tensors must be kept until it is done."""
+    at = pairs.latent.data_ptr(), f.data_ptr(), pairs.offsets.data_ptr(), pairs.n_tokens
+    ends = (c_int64 * len(bounds))(*bounds), len(bounds)
+    return (*at, w_dec.data_ptr(), w_dec.shape[1], *ends)
 
 
 def gradients(

@@ -4,6 +4,8 @@ It is the one used while codes are dense (early in training up to half of the la
 fallback where no compiler or Triton was found, and the one that runs in float64 for tests.
 """
 
+from itertools import accumulate
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -54,20 +56,35 @@ def residual(
     bounds: tuple[int, ...],
 ) -> Residual:
     """Decode by one product a segment; pull by one more."""
-    n_tokens = pairs.n_tokens
-    rebuilt = torch.zeros_like(target)
-    errors, squared = [], []
-    for first, last in _segments(bounds):
-        rebuilt = rebuilt + _laid_out(pairs, f, first, last) @ w_dec[first:last]
-        errors.append(rebuilt - target)
-        squared.append(errors[-1].double().square().sum())
-    error = torch.stack(errors).flip(0).cumsum(0).flip(0).mul_(2 / max(1, n_tokens))
-    pull = torch.zeros_like(f)
+    errors = decode(pairs, f, w_dec, bounds) - target
+    squared = torch.stack([error.double().square().sum() for error in errors])
+    error = errors.flip(0).cumsum(0).flip(0).mul_(2 / max(1, len(target)))
+    return Residual(error, pull(pairs, error, w_dec, bounds), squared)
+
+
+def decode(
+    pairs: Pairs, f: PerPair, w_dec: Decoder, bounds: tuple[int, ...]
+) -> Float[Tensor, "prefixes tokens d_out"]:
+    """Add each segment's product to what the prefix before rebuilds."""
+    segments = [
+        _laid_out(pairs, f, first, last) @ w_dec[first:last] for first, last in _segments(bounds)
+    ]
+    return torch.stack(list(accumulate(segments)))
+
+
+def pull(
+    pairs: Pairs,
+    error: Float[Tensor, "prefixes tokens d_out"],
+    w_dec: Decoder,
+    bounds: tuple[int, ...],
+) -> PerPair:
+    """Multiply by each segment's rows and pick the pairs."""
+    pulled = error.new_zeros(len(pairs.z))
     for seen, (first, last) in zip(error, _segments(bounds), strict=True):
         mine = _within(pairs.latent, first, last)
         at = pairs.token[mine].long() * (last - first) + pairs.latent[mine] - first
-        pull[mine] = (seen @ w_dec[first:last].T).view(-1)[at]
-    return Residual(error, pull, torch.stack(squared))
+        pulled[mine] = (seen @ w_dec[first:last].T).view(-1)[at]
+    return pulled
 
 
 def _segments(bounds: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -36,6 +36,7 @@ from panscope.kernels.pairs import (
     PerPair,
     Residual,
     Rows,
+    compared_,
 )
 
 SLAB = 16_384  # latents whose gradients exist at once: 0.3 GB at d = 2304
@@ -141,22 +142,41 @@ def residual(
     bounds: tuple[int, ...],
 ) -> Residual:
     """Decode f and compare with `target`, prefix by prefix."""
-    n_tokens, n_prefixes = len(target), len(bounds)
+    error, squared = compared_(decode(pairs, f, w_dec, bounds), target)
+    return Residual(error, pull(pairs, error, w_dec, bounds), squared)
+
+
+def decode(
+    pairs: Pairs, f: PerPair, w_dec: Decoder, bounds: tuple[int, ...]
+) -> Float[Tensor, "prefixes tokens d_out"]:
+    """Add up the segments' own sums."""
+    with _on(w_dec):
+        rebuilt = _segments(pairs, _segment(pairs, bounds), f, w_dec, len(bounds))
+    for p in range(1, len(bounds)):
+        rebuilt[p] += rebuilt[p - 1]
+    return rebuilt
+
+
+def pull(
+    pairs: Pairs,
+    error: Float[Tensor, "prefixes tokens d_out"],
+    w_dec: Decoder,
+    bounds: tuple[int, ...],
+) -> PerPair:
+    """Dot decoder and error rows, latent by latent: each decoder row is then read once."""
+    error_row = _segment(pairs, bounds) * pairs.n_tokens + pairs.token
+    latent, order = pairs.latent.sort(stable=True)
+    with _on(w_dec):
+        pulled = dots(w_dec, error.flatten(0, 1), latent, error_row[order])
+    return torch.empty_like(pulled).index_copy_(0, order, pulled)
+
+
+def _segment(pairs: Pairs, bounds: tuple[int, ...]) -> Index:
+    """Say which segment each pair's latent is in."""
     segment = torch.zeros_like(pairs.latent)
     for bound in bounds[:-1]:
         segment += pairs.latent >= bound
-    with _on(target):
-        error = _segments(pairs, segment, f, w_dec, n_prefixes)
-        for p in range(1, n_prefixes):
-            error[p] += error[p - 1]
-        error -= target
-        squared = torch.linalg.vector_norm(error, dim=2).double().square_().sum(1)
-        error *= 2 / max(1, n_tokens)
-        for p in reversed(range(n_prefixes - 1)):
-            error[p] += error[p + 1]
-        error_row = segment * n_tokens + pairs.token
-        pull = _pull(pairs.latent, error_row, w_dec, error.flatten(0, 1))
-    return Residual(error, pull, squared)
+    return segment
 
 
 def _segments(
@@ -170,15 +190,6 @@ def _segments(
     decoded = w_dec.new_zeros(n_prefixes, n_tokens, w_dec.shape[1])
     weighted_sums_(decoded.flatten(0, 1), first, last, f, pairs.latent, w_dec)
     return decoded
-
-
-def _pull(
-    latent: Index, error_row: Index, w_dec: Decoder, error: Float[Tensor, "rows d_out"]
-) -> PerPair:
-    """Dot decoder and error rows, latent by latent: each decoder row is then read once."""
-    latent, order = latent.sort(stable=True)
-    pull = dots(w_dec, error, latent, error_row[order])
-    return torch.empty_like(pull).index_copy_(0, order, pull)
 
 
 def gradients(

@@ -1,10 +1,12 @@
 """Pairs: the sparse result of an encoder, and the values that all kernels pass to one another.
 
 Of tokens x latents pre-activations only the few above their latent's floor are ever kept. Every
-body (`dense`, `cpu`, `gpu`) has the same four functions over these values:
+body (`dense`, `cpu`, `gpu`) has the same functions over these values:
 
     encode(x, w_enc, b_enc, floor)            -> Pairs      one dense product, then a choice
     residual(pairs, f, w_dec, target, bounds) -> Residual   decode, error, pull on each pair
+    decode(pairs, f, w_dec, bounds)           -> rebuilt    the two halves of `residual`, for when
+    pull(pairs, error, w_dec, bounds)         -> pull       other processes rebuild as well
     gradients(hits, x, error, everywhere)     -> (d w_enc, d w_dec)
     update_(hits, x, error, everywhere, rows, step, rate)   the same, then Adam on touched rows
 
@@ -54,6 +56,20 @@ class Pairs:
         """The share of all pre-activations that was kept."""
         return len(self.z) / max(1, self.n_tokens * self.n_latents)
 
+    @property
+    def slot(self) -> Int[Tensor, " pairs"]:
+        """Each pair's place among its token's."""
+        first = self.offsets[:-1].repeat_interleave(self.offsets.diff())
+        return torch.arange(len(self.z), device=self.z.device) - first
+
+    def padded(self) -> Float[Tensor, "tokens longest"]:
+        """Lay the values out token by token, from the left, with -inf behind them."""
+        counts = self.offsets.diff()
+        longest = int(counts.max()) if len(counts) else 0
+        padded = self.z.new_full((self.n_tokens, longest), -torch.inf)
+        padded[self.token.long(), self.slot] = self.z
+        return padded
+
     def at(self, per_latent: PerLatent) -> PerPair:
         """Give each pair its latent's value."""
         return per_latent.index_select(0, self.latent)
@@ -71,19 +87,13 @@ class Pairs:
 
     def largest(self, k: int) -> "Pairs":
         """Keep each token's k largest values, or all where there are fewer."""
-        counts = self.offsets.diff()
-        longest = int(counts.max()) if len(counts) else 0
-        if longest <= k:
+        padded = self.padded()
+        if padded.shape[1] <= k:
             return self
-        slot = torch.arange(len(self.z), device=self.z.device) - self.offsets[
-            :-1
-        ].repeat_interleave(counts)
-        padded = self.z.new_full((self.n_tokens, longest), -torch.inf)
-        padded[self.token.long(), slot] = self.z
         chosen = torch.zeros_like(padded, dtype=torch.bool).scatter_(
             1, padded.topk(k).indices, True
         )
-        return self.kept(chosen[self.token.long(), slot])
+        return self.kept(chosen[self.token.long(), self.slot])
 
     def among(self, tokens: Int[Tensor, " tokens"], n_tokens: int) -> "Pairs":
         """Renumber: these pairs' tokens are, in order, `tokens` of a batch of `n_tokens`."""
@@ -123,6 +133,18 @@ class Residual(NamedTuple):
     """d loss / d f of each pair: its decoder row times the error of its segment."""
     squared: Float[Tensor, " prefixes"]
     """Squared error of each prefix, summed over tokens and dimensions; float64."""
+
+
+def compared_(
+    rebuilt: Float[Tensor, "prefixes tokens d_out"], target: Float[Tensor, "tokens d_out"]
+) -> tuple[Float[Tensor, "prefixes tokens d_out"], Float[Tensor, " prefixes"]]:
+    """Make `rebuilt` the `error` of a Residual, in place; return it with `squared`."""
+    error = rebuilt.sub_(target)
+    squared = torch.linalg.vector_norm(error, dim=2).double().square_().sum(1)
+    error *= 2 / max(1, len(target))
+    for prefix in reversed(range(len(error) - 1)):
+        error[prefix] += error[prefix + 1]
+    return error, squared
 
 
 class Hits(NamedTuple):
@@ -196,6 +218,20 @@ class Body(Protocol):
         bounds: tuple[int, ...],
     ) -> Residual:
         """Decode f and compare with `target` (biases already taken off it)."""
+
+    def decode(
+        self, pairs: Pairs, f: PerPair, w_dec: Decoder, bounds: tuple[int, ...]
+    ) -> Float[Tensor, "prefixes tokens d_out"]:
+        """Return what each prefix rebuilds."""
+
+    def pull(
+        self,
+        pairs: Pairs,
+        error: Float[Tensor, "prefixes tokens d_out"],
+        w_dec: Decoder,
+        bounds: tuple[int, ...],
+    ) -> PerPair:
+        """Return each pair's decoder row times the error of its segment."""
 
     def gradients(
         self,

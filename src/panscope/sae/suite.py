@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
+from panscope.dist import ALONE, Group
 from panscope.errors import Corrupt, NotFound, nearest
-from panscope.files import Manifest, checked, read_manifest, with_facts, write_bytes, write_json
+from panscope.files import Manifest, checked, read_manifest, with_facts, write_json
+from panscope.sae import pieces
 from panscope.sae.sae import WEIGHTS, Sae
 from panscope.sites import Site
 
@@ -65,20 +67,24 @@ class Suite:
         return type(self)(self.folder, manifest)
 
 
-def write_sae(folder: Path, sae_id: str, sae: Sae) -> None:
-    """Write one Sae's weights and description into a suite that is being made."""
-    weights = {name: getattr(sae, name).float().cpu().contiguous() for name in WEIGHTS}
+def write_sae(folder: Path, sae_id: str, sae: Sae, group: Group = ALONE) -> None:
+    """Write one Sae's weights and description into a suite that is being made.
+
+    In a group each process gives its slice of the latents, in order, and the first one writes.
+    """
+    weights = {name: getattr(sae, name) for name in WEIGHTS}
     if sae.skip is not None:
-        weights["skip"] = sae.skip.float().cpu().contiguous()
-    write_bytes(folder / sae_id / "sae.safetensors", save(weights))
+        weights["skip"] = sae.skip
+    pieces.write(folder / sae_id / "sae.safetensors", weights, group)
     described = {
         "kind": "jumprelu" if sae.k is None else "topk",
         "k": sae.k,
-        "width": sae.width,
+        "width": sae.width * group.size,
         "reads": _names(sae.reads),
         "writes": _names(sae.writes),
     }
-    write_json(folder / sae_id / "sae.json", described)
+    if group.is_first:
+        write_json(folder / sae_id / "sae.json", described)
 
 
 def _names(sites: Sequence[Site]) -> list[str]:

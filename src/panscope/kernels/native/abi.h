@@ -24,6 +24,13 @@ PANSCOPE_EXPORT void panscope_residual(const int32_t* latent, const float* f, co
                                        int64_t n_tokens, const float* w_dec, int64_t d,
                                        const float* target, const int64_t* bounds, int64_t n_bounds,
                                        float* error, float* pull, double* squared);
+PANSCOPE_EXPORT void panscope_decode(const int32_t* latent, const float* f, const int64_t* offsets,
+                                     int64_t n_tokens, const float* w_dec, int64_t d,
+                                     const int64_t* bounds, int64_t n_bounds, float* rebuilt);
+PANSCOPE_EXPORT void panscope_pull(const int32_t* latent, const float* f, const int64_t* offsets,
+                                   int64_t n_tokens, const float* w_dec, int64_t d,
+                                   const int64_t* bounds, int64_t n_bounds, float* error,
+                                   float* pull);
 
 struct HitArrays {
   const int32_t *token, *latent, *error_row;

@@ -1,4 +1,5 @@
-// residual: token by token, decode the pairs, compare with the target, pull on each pair.
+// residual: token by token, decode the pairs, compare with the target, pull on each pair. decode and
+// pull are its halves, for decoders of which this process has a part.
 #include <algorithm>
 #include <vector>
 
@@ -86,6 +87,43 @@ void pull_on_pairs(const Token& t, float* pull) {
     }
 }
 
+// The pairs of all tokens, and the decoder rows they name.
+struct Batch {
+  const int32_t* latent;
+  const float* f;
+  const int64_t* offsets;
+  int64_t n_tokens;
+  const float* w_dec;
+  int64_t d;
+  const int64_t* bounds;
+  int64_t n_bounds;
+};
+
+// Call visit(token, i) for each token; target and error are those of token 0, and where a row of
+// target is followed by the next one's.
+template <class Visit>
+void visit_tokens(const Batch& b, const float* target, int64_t target_step, float* error,
+                  float scale, const Visit& visit) {
+#pragma omp parallel
+  {
+    std::vector<int64_t> ends(b.n_bounds);
+    std::vector<float*> rows(b.n_bounds);
+#pragma omp for schedule(dynamic, 16)
+    for (int64_t i = 0; i < b.n_tokens; i++) {
+      int64_t first = b.offsets[i], n = b.offsets[i + 1] - first, end = 0;
+      int64_t n_next = i + 1 < b.n_tokens ? b.offsets[i + 2] - b.offsets[i + 1] : 0;
+      for (int64_t p = 0; p < b.n_bounds; p++) {
+        while (end < n && b.latent[first + end] < b.bounds[p]) end++;
+        ends[p] = end;
+        rows[p] = error + (p * b.n_tokens + i) * b.d;
+      }
+      visit(Token{b.latent + first, b.f + first, n, n_next, b.w_dec, b.d, target + i * target_step,
+                  ends.data(), b.n_bounds, rows.data(), scale},
+            i);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace panscope
 
@@ -93,30 +131,35 @@ void panscope_residual(const int32_t* latent, const float* f, const int64_t* off
                        int64_t n_tokens, const float* w_dec, int64_t d, const float* target,
                        const int64_t* bounds, int64_t n_bounds, float* error, float* pull,
                        double* squared) {
+  Batch batch{latent, f, offsets, n_tokens, w_dec, d, bounds, n_bounds};
   // Per token, and added up in order at the end: the same for any number of threads.
   std::vector<double> each(n_tokens * n_bounds, 0.0);
-#pragma omp parallel
-  {
-    std::vector<int64_t> ends(n_bounds);
-    std::vector<float*> rows(n_bounds);
-#pragma omp for schedule(dynamic, 16)
-    for (int64_t i = 0; i < n_tokens; i++) {
-      int64_t first = offsets[i], n = offsets[i + 1] - first, end = 0;
-      int64_t n_next = i + 1 < n_tokens ? offsets[i + 2] - offsets[i + 1] : 0;
-      for (int64_t p = 0; p < n_bounds; p++) {
-        while (end < n && latent[first + end] < bounds[p]) end++;
-        ends[p] = end;
-        rows[p] = error + (p * n_tokens + i) * d;
-      }
-      Token token{latent + first, f + first,   n, n_next,        w_dec,       d,
-                  target + i * d, ends.data(), n_bounds, rows.data(), 2.0f / float(n_tokens)};
-      decode(token, each.data() + i * n_bounds);
-      add_later_prefixes(token);
-      pull_on_pairs(token, pull + first);
-    }
-  }
+  visit_tokens(batch, target, d, error, 2.0f / float(n_tokens), [&](const Token& t, int64_t i) {
+    decode(t, each.data() + i * n_bounds);
+    add_later_prefixes(t);
+    pull_on_pairs(t, pull + offsets[i]);
+  });
   for (int64_t p = 0; p < n_bounds; p++) {
     squared[p] = 0;
     for (int64_t i = 0; i < n_tokens; i++) squared[p] += each[i * n_bounds + p];
   }
+}
+
+void panscope_decode(const int32_t* latent, const float* f, const int64_t* offsets,
+                     int64_t n_tokens, const float* w_dec, int64_t d, const int64_t* bounds,
+                     int64_t n_bounds, float* rebuilt) {
+  Batch batch{latent, f, offsets, n_tokens, w_dec, d, bounds, n_bounds};
+  std::vector<float> nothing(d, 0.0f);
+  visit_tokens(batch, nothing.data(), 0, rebuilt, 1.0f, [&](const Token& t, int64_t) {
+    std::vector<double> squared(n_bounds, 0.0);
+    decode(t, squared.data());
+  });
+}
+
+void panscope_pull(const int32_t* latent, const float* f, const int64_t* offsets, int64_t n_tokens,
+                   const float* w_dec, int64_t d, const int64_t* bounds, int64_t n_bounds,
+                   float* error, float* pull) {
+  Batch batch{latent, f, offsets, n_tokens, w_dec, d, bounds, n_bounds};
+  visit_tokens(batch, nullptr, 0, error, 1.0f,
+               [&](const Token& t, int64_t i) { pull_on_pairs(t, pull + offsets[i]); });
 }

@@ -25,7 +25,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from panscope.dist import ALONE, Group
 from panscope.kernels.pairs import Pairs, PerLatent, PerPair, Residual
+from panscope.stages.train import shards
 
 Vectors = dict[str, Tensor]
 Select = Callable[[PerLatent, PerLatent, Tensor | None], Pairs]
@@ -200,9 +202,10 @@ def _magnitude(pairs: Pairs, v: Vectors) -> PerPair:
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """The k largest of each token."""
+    """The k largest of each token, over all processes' latents."""
 
     k: int
+    group: Group = ALONE
 
     def vectors(self, width: int) -> Vectors:
         """Return no bias, and a floor below most tokens' k-th largest, found as it goes."""
@@ -211,13 +214,14 @@ class TopK:
     def encode(self, select: Select, v: Vectors) -> Active:
         """Select above a floor that nearly every token's k-th largest exceeds; else above 0."""
         pairs = select(v["b_enc"], v["floor"].expand_as(v["b_enc"]), None)
-        short = (pairs.offsets.diff() < self.k).nonzero().squeeze(1)
-        pairs = pairs.largest(self.k)
+        short = (self.group.sum_(pairs.offsets.diff()) < self.k).nonzero().squeeze(1)
+        pairs = shards.largest(pairs, self.k, self.group)
         if len(short) and v["floor"] > 0:
             again = select(v["b_enc"], torch.zeros_like(v["b_enc"]), short)
-            pairs = pairs.replaced(short, again.largest(self.k))
+            pairs = pairs.replaced(short, shards.largest(again, self.k, self.group))
         least = torch.full_like(pairs.offsets[1:], torch.inf, dtype=pairs.z.dtype)
         least.scatter_reduce_(0, pairs.token.long(), pairs.z, "amin")
+        least = self.group.gathered(least[None]).amin(0)
         v["floor"].copy_(0.9 * least.nan_to_num(0, 0, 0).quantile(0.02))
         return Active(pairs, pairs.z)
 
@@ -236,9 +240,10 @@ class TopK:
 
 @dataclass(frozen=True, slots=True)
 class BatchTopK:
-    """The k x tokens largest of a batch, wherever they fall."""
+    """The k x tokens largest of a batch, wherever they fall, over all processes' latents."""
 
     k: int
+    group: Group = ALONE
 
     def vectors(self, width: int) -> Vectors:
         """Return no bias, and the running mean of the least activation that passed."""
@@ -246,17 +251,15 @@ class BatchTopK:
 
     def encode(self, select: Select, v: Vectors) -> Active:
         """Select above a floor a little below the last batch's, then take the largest."""
-        wanted = 0
+        wanted = n_found = 0
         for share in (0.8, 0.0):
             pairs = select(v["b_enc"], (share * v["least"]).expand_as(v["b_enc"]), None)
-            wanted = self.k * pairs.n_tokens
-            if len(pairs.z) >= wanted or not v["least"]:
+            wanted, n_found = self.k * pairs.n_tokens, self.group.total(len(pairs.z))
+            if n_found >= wanted or not v["least"]:
                 break
-        if len(pairs.z) > wanted:
-            chosen = torch.zeros_like(pairs.z, dtype=torch.bool)
-            chosen[pairs.z.topk(wanted).indices] = True
-            pairs = pairs.kept(chosen)
-        least = _least(pairs)
+        if n_found > wanted:
+            pairs = pairs.kept(shards.are_largest(pairs.z[None], wanted, self.group)[0])
+        least = self.group.gathered(_least(pairs)[None]).amin().nan_to_num(posinf=0)
         v["least"].copy_(torch.where(v["least"] > 0, v["least"].lerp(least, 0.01), least))
         return Active(pairs, pairs.z)
 
@@ -274,7 +277,7 @@ class BatchTopK:
 
 
 def _least(pairs: Pairs) -> Tensor:
-    return pairs.z.min() if len(pairs.z) else pairs.z.new_zeros(())
+    return pairs.z.min() if len(pairs.z) else pairs.z.new_full((), torch.inf)
 
 
 def _plain(active: Active, decode: Decode) -> Backward:

@@ -5,7 +5,7 @@ activations, so a Sae trained in a bank of many equals the same Sae trained alon
 
 On a CPU a thread takes a whole member's step rather than a part of every operation: nothing waits
 for the slowest thread thirty times a step. No sum depends on the number of threads, so neither
-do the bits.
+do the bits. In a group of processes members take turns: all must exchange in the same order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from panscope.axes import Activations
+from panscope.dist import ALONE, Group
 from panscope.errors import ConfigError
 from panscope.sites import Site
 from panscope.stages.train.member import Member, Scales
@@ -59,7 +60,8 @@ class Bank:
     def _split(self) -> tuple[Sequence[Member], Sequence[Member]]:
         """Say which members are trained side by side, a thread each, and which by all threads."""
         on_cpu = all(member.scales.read.device.type == "cpu" for member in self.members)
-        n_threads = torch.get_num_threads() if on_cpu else 1
+        are_alone = all(member.group.size == 1 for member in self.members)
+        n_threads = torch.get_num_threads() if on_cpu and are_alone else 1
         n_rounds = len(self.members) // n_threads if n_threads > 1 else 0
         n_paired = n_rounds * n_threads
         return self.members[:n_paired], self.members[n_paired:]
@@ -78,11 +80,13 @@ class Bank:
             member.load_(state)
 
 
-def begin(config: Config, specs: Sequence[Spec], first: Sequence[Batch]) -> Bank:
+def begin(
+    config: Config, specs: Sequence[Spec], first: Sequence[Batch], group: Group = ALONE
+) -> Bank:
     """Make a bank at step 0; scales are those of the stream's first batches."""
     sites = {site for spec in specs for ends in _ends(spec) for site in ends}
     x_at = {site: torch.cat([batch[site] for batch in first]) for site in sites}
-    return Bank(tuple(Member.begin(spec, config, _scales(spec, x_at)) for spec in specs))
+    return Bank(tuple(Member.begin(spec, config, _scales(spec, x_at), group) for spec in specs))
 
 
 def scale_of(x: Activations) -> float:

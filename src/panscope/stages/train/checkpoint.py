@@ -3,7 +3,10 @@
     suite/.checkpoints/
       bank-0/step-00000200.safetensors    the members of a bank after a step; the newest two
       bank-0.json                         the bank is trained: its files in the suite, its facts
-      banks.json                          which Saes are trained together, as it was when they began
+      banks.json                          which Saes are trained together, and by how many
+                                          processes, as it was when they began
+
+Of processes that split the latents each has its own, in `bank-0/process-1-of-2/`.
 
 A file is written tensor by tensor, so no second copy of the weights is made, and read by mapping
 it. Its header carries the SHA-256 of the whole file as it is with zeros for the checksum.
@@ -27,6 +30,7 @@ from torch import Tensor
 
 from panscope import files
 from panscope.config import Config
+from panscope.dist import ALONE, Group
 from panscope.errors import ConfigError, Corrupt, PanscopeError
 
 FOLDER = ".checkpoints"
@@ -62,9 +66,10 @@ class Header(Config):
 
 
 class Split(Config):
-    """Which Saes are trained together."""
+    """Which Saes are trained together, and by how many processes."""
 
     banks: Banks
+    processes: int = 1
 
 
 class Trained(Config):
@@ -93,12 +98,37 @@ def write(folder: Path, step: int, key: str, state: Mapping[str, Tensor]) -> Non
         old.unlink()
 
 
-def read(folder: Path, key: str, warn: Warn) -> Checkpoint | None:
+def read(folder: Path, key: str, warn: Warn, group: Group = ALONE) -> Checkpoint | None:
     """Read a bank's newest checkpoint, or the one before if it is damaged; None if there is none.
 
-    Raises Corrupt if all are damaged, ConfigError if another recipe or input wrote it.
+    The processes of a group go on from the newest step that all of them have. Raises Corrupt if
+    all are damaged or there is no such step, ConfigError if another recipe or input wrote them.
     """
     clear_leftovers(folder)
+    newest = _newest(folder, key, warn)
+    agreed = _agreed(folder, group)
+    if newest is None or newest.step == agreed:
+        return newest
+    newest.path.unlink()  # a process was killed before it had written its own
+    return _newest(folder, key, warn)
+
+
+def _agreed(folder: Path, group: Group) -> int:
+    """Return the newest step that all processes can go on from.
+
+    Kill them at any instant: of the newest two of one, the others have one. A process that has
+    fewer than two can also begin at 0.
+    """
+    steps = [int(path.stem.removeprefix("step-")) for path in _newest_first(folder)]
+    everyones: list[list[int]] = group.gathered(torch.tensor([[*steps, 0, 0][:KEPT]])).tolist()
+    common = set.intersection(*map(set, everyones))
+    if not common:
+        found = f"the {group.size} processes have no checkpoint of the same step"
+        raise Corrupt(str(folder.parent), found, RESTART)
+    return max(common)
+
+
+def _newest(folder: Path, key: str, warn: Warn) -> Checkpoint | None:
     damaged: list[Path] = []
     for path in _newest_first(folder):
         header = _checked(path)
@@ -147,28 +177,33 @@ def read_trained(suite: Path, bank: int, key: str, warn: Warn) -> Trained | None
     return trained
 
 
-def as_begun(suite: Path, banks: Banks, warn: Warn) -> Banks:
+def as_begun(suite: Path, banks: Banks, warn: Warn, processes: int = 1) -> Banks:
     """Return the banks as they were when training began, and note them if it begins now.
 
     How many Saes fit together depends on the machine's memory and threads, what becomes of them
     does not: a run goes on where there is more or less of either. A note of other Saes is written
-    anew; their checkpoints are refused when they are read.
+    anew; their checkpoints are refused when they are read. Raises ConfigError if another number of
+    processes began: each has its part of the latents.
     """
     noted = _noted(suite / FOLDER / "banks.json", warn)
-    if sorted(chain(*noted)) == sorted(chain(*banks)):
-        return noted
-    files.write_json(suite / FOLDER / "banks.json", Split(banks=banks).model_dump(mode="json"))
+    if sorted(chain(*noted.banks)) == sorted(chain(*banks)):
+        if noted.processes != processes:
+            found = f"was begun with latent_shards = {noted.processes}, not {processes}"
+            raise ConfigError(str(suite), found, "go on with as many, or choose another output")
+        return noted.banks
+    split = Split(banks=banks, processes=processes)
+    files.write_json(suite / FOLDER / "banks.json", split.model_dump(mode="json"))
     return banks
 
 
-def _noted(path: Path, warn: Warn) -> Banks:
+def _noted(path: Path, warn: Warn) -> Split:
     if not path.is_file():
-        return ()
+        return Split(banks=())
     try:
-        return Split.model_validate_json(path.read_bytes()).banks
+        return Split.model_validate_json(path.read_bytes())
     except ValidationError:
         warn(f"{path} is damaged: the Saes are grouped anew")
-        return ()
+        return Split(banks=())
 
 
 def remove(suite: Path) -> None:
@@ -177,9 +212,10 @@ def remove(suite: Path) -> None:
         shutil.rmtree(suite / FOLDER)
 
 
-def folder_of(suite: Path, bank: int) -> Path:
-    """Return where a bank's checkpoints lie."""
-    return suite / FOLDER / f"bank-{bank}"
+def folder_of(suite: Path, bank: int, group: Group = ALONE) -> Path:
+    """Return where this process's checkpoints of a bank lie."""
+    folder = suite / FOLDER / f"bank-{bank}"
+    return folder / f"process-{group.rank}-of-{group.size}" if group.size > 1 else folder
 
 
 def _refuse_another(path: Path, found: str, key: str) -> None:

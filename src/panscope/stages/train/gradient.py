@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from panscope.axes import Activations
+from panscope.dist import Group
 from panscope.kernels.pairs import Body, Hits, Pairs, PerLatent, PerPair, Rows
+from panscope.stages.train import shards
 from panscope.stages.train.architectures import Active, Backward, Vectors
 
 
@@ -82,14 +84,16 @@ def rebuilding(
     left_over: Float[Tensor, "tokens d_out"],
     strength: float,
     k: int,
+    group: Group,
 ) -> Gradient:
     """Add the auxiliary loss: dead latents rebuild `left_over`. Reads back how many are dead."""
     numbers = dead.nonzero().squeeze(1)
-    if not len(numbers):
+    if not group.total(len(numbers)):
         return gradient
     w_enc, w_dec, bias = rows.w_enc[numbers], rows.w_dec[numbers], b_enc[numbers]
-    pairs = body.encode(x, w_enc, bias, torch.zeros_like(bias)).largest(k)
-    residual = body.residual(pairs, pairs.z, w_dec, left_over, (len(numbers),))
+    pairs = shards.largest(body.encode(x, w_enc, bias, torch.zeros_like(bias)), k, group)
+    bounds = (len(numbers),)
+    residual = shards.residual(body, pairs, pairs.z, w_dec, left_over, bounds, group)
     slope = strength * residual.pull
     hits = _named(pairs, numbers, len(gradient.error), slope)
     slopes = gradient.slopes.index_add(0, hits.latent, slope)

@@ -3,7 +3,8 @@
 The stream is a function of the batch number alone, so a checkpoint holds the members and the step.
 Banks, each as many Saes of one length as fit in memory together, are trained one after another,
 each in a pass of its own over the stream. Metrics stay on the device and are read every few steps;
-on a GPU no step waits for the host.
+on a GPU no step waits for the host. In a group of processes all run this loop, each on its part of
+the latents; the first one speaks, and writes what is not a process's own.
 """
 
 import itertools
@@ -20,9 +21,9 @@ from torch import Tensor
 
 from panscope import files
 from panscope.config import digest_of
-from panscope.dist import WHOLE, Share
+from panscope.dist import ALONE, WHOLE, Group, Share
 from panscope.errors import Incomplete
-from panscope.events import Advanced, Emit, Finished, Measured, Started, Warned
+from panscope.events import Advanced, Emit, Finished, Measured, Started, Warned, silent
 from panscope.sae.suite import FILES, KIND, write_sae
 from panscope.sites import Site
 from panscope.stages.train import bank, checkpoint
@@ -51,25 +52,39 @@ def run(
     inputs: Mapping[str, str],
     out: Path,
     emit: Emit,
+    group: Group = ALONE,
 ) -> files.Manifest:
     """Train the suite that `config` asks for, bank after bank, and write it to `out`.
 
     `batches_from(k, sites)` yields the stream from batch k on: raw activations, one tensor a site,
     each of `config.batch_tokens` rows. `inputs` names what the stream was made from. A finished
     suite is reused, an interrupted one resumed; ConfigError if `out` holds another one. SIGINT and
-    SIGTERM raise Interrupted after a checkpoint of the step they fall into.
+    SIGTERM raise Interrupted after a checkpoint of the step they fall into. The processes of a
+    `group` see the same stream, share `out`, and split the latents of every Sae.
     """
-    if manifest := _finished(config, inputs, out):
-        checkpoint.remove(out)
+    emit = emit if group.is_first else silent
+    with group.in_turn():
+        manifest = _made(config, inputs, out)
+    if manifest:
         emit(Finished(STAGE, 0.0, reused=True))
         return manifest
     started = time.monotonic()
-    with listening() as stop, torch.inference_mode():
-        banks = begin(config, banks, inputs, out, emit)
-        trained = _train(config, banks, batches_from, inputs, out, emit, stop, WHOLE)
-        manifest = _seal(trained, config, inputs, out)
+    with listening(group) as stop, torch.inference_mode():
+        with group.in_turn():
+            banks = begin(config, banks, inputs, out, emit)
+        trained = _train(config, banks, batches_from, inputs, out, emit, stop, WHOLE, group)
+        with group.in_turn():
+            manifest = _made(config, inputs, out) or _seal(trained, config, inputs, out)
         emit(Finished(STAGE, time.monotonic() - started))
         stop.check("after its last step")
+    return manifest
+
+
+def _made(config: Config, inputs: Mapping[str, str], out: Path) -> files.Manifest | None:
+    """Return the manifest of the suite if it is finished, without its checkpoints."""
+    manifest = _finished(config, inputs, out)
+    if manifest:
+        checkpoint.remove(out)
     return manifest
 
 
@@ -89,7 +104,7 @@ def work(
     if _finished(config, inputs, out):
         return
     with listening() as stop, torch.inference_mode():
-        _train(config, banks, batches_from, inputs, out, emit, stop, share)
+        _train(config, banks, batches_from, inputs, out, emit, stop, share, ALONE)
 
 
 def begin(
@@ -104,7 +119,8 @@ def begin(
         return banks
     names = tuple(tuple(f"{spec.sae} {spec.n_steps}" for spec in specs) for specs in banks)
     named = dict(zip(itertools.chain(*names), itertools.chain(*banks), strict=True))
-    begun = checkpoint.as_begun(out, names, lambda text: emit(Warned(STAGE, text)))
+    warn = lambda text: emit(Warned(STAGE, text))  # noqa: E731
+    begun = checkpoint.as_begun(out, names, warn, config.latent_shards)
     return [tuple(named[name] for name in bank) for bank in begun]
 
 
@@ -121,14 +137,16 @@ def _train(
     emit: Emit,
     stop: Stop,
     share: Share,
+    group: Group,
 ) -> list[Trained]:
     n_steps = sum(specs[0].n_steps for specs in banks)
     emit(Started(STAGE, n_steps * config.batch_tokens, "tokens"))
     mine = [(number, tuple(specs)) for number, specs in enumerate(banks) if number in share]
     before = itertools.accumulate((specs[0].n_steps for _, specs in mine), initial=0)
+    ends = (batches_from, inputs, out, emit, stop, group)
     return [
-        Pass(config, specs, n, len(banks), done, batches_from, inputs, out, emit, stop).trained()
-        for done, (n, specs) in zip(before, mine, strict=False)
+        Pass(config, specs, number, len(banks), done, *ends).trained()
+        for done, (number, specs) in zip(before, mine, strict=False)
     ]
 
 
@@ -152,6 +170,7 @@ class Pass:
     out: Path
     emit: Emit
     stop: Stop
+    group: Group = ALONE
     watch: Watch = field(default_factory=Watch)
     saved: int = 0
     """The step of the last checkpoint, 0 if there is none."""
@@ -181,8 +200,8 @@ class Pass:
 
     @property
     def folder(self) -> Path:
-        """Where the checkpoints are."""
-        return checkpoint.folder_of(self.out, self.number)
+        """Where this process's checkpoints are."""
+        return checkpoint.folder_of(self.out, self.number, self.group)
 
     def _train(self) -> bank.Bank:
         """Take the bank from its last checkpoint, or from nothing, to the last step."""
@@ -190,8 +209,8 @@ class Pass:
         stream = self.batches_from(0, sites)
         first = list(itertools.islice(stream, SCALE_BATCHES))
         guard, floor = self._guard(first), self._floor(first[0])
-        members = bank.begin(self.config, self.specs, first)
-        found = checkpoint.read(self.folder, self.key, self.warn)
+        members = bank.begin(self.config, self.specs, first, self.group)
+        found = checkpoint.read(self.folder, self.key, self.warn, self.group)
         batches: Iterator[Batch] = itertools.chain(first, stream)
         if found is not None:
             members.load_(found.state)
@@ -214,7 +233,7 @@ class Pass:
         if done % read_every(n_steps) == 0 or done == n_steps:
             guard.check(self._kept)
             self._read(members, done, pace)
-        asked = self.stop.by is not None
+        asked = self.stop.asked()
         if done < n_steps and (asked or done % self.config.checkpoint_steps == 0):
             guard.check(self._kept)
             self._save(members, done)
@@ -225,6 +244,8 @@ class Pass:
         """Read the metrics since the last reading, which a resumed run has in its checkpoint."""
         every, size = read_every(self.n_steps), self.config.batch_tokens
         n_tokens = (done - (done - 1) // every * every) * size
+        for member in members.members:
+            member.check_alike()
         densities = {m.spec.sae: m.meter.histogram() for m in members.members}
         saes = {m.spec.sae: m.read() for m in members.members}
         if not all(math.isfinite(metrics["loss"]) for metrics in saes.values()):
@@ -250,13 +271,14 @@ class Pass:
         records = {}
         for member in members.members:
             sae = member.spec.sae
-            write_sae(self.out, sae, member.sae())
-            for path in files.visible_files(self.out / sae):
+            write_sae(self.out, sae, member.sae(), self.group)
+            for path in files.visible_files(self.out / sae) if self.group.is_first else ():
                 records[f"{sae}/{path.name}"] = _record(path)
         n_tokens = self.n_steps * self.config.batch_tokens
         facts = tuple(_facts(member, n_tokens) for member in members.members)
         trained = Trained(key=self.key, facts=facts, files=records)
-        checkpoint.mark_trained(self.out, self.number, trained)
+        if self.group.is_first:
+            checkpoint.mark_trained(self.out, self.number, trained)
         return trained
 
     def _next(self, batches: Iterator[Batch], step: int) -> Batch:
@@ -277,9 +299,10 @@ class Pass:
 
     def _floor(self, batch: Batch) -> float:
         size, device = self.config.batch_tokens, batch[self.specs[0].site].device
+        widths = [spec.width // self.group.size for spec in self.specs]
         products = [
-            Product(size, sum(batch[site].shape[1] for site in spec.reads), spec.width)
-            for spec in self.specs
+            Product(size, sum(batch[site].shape[1] for site in spec.reads), width)
+            for spec, width in zip(self.specs, widths, strict=True)
         ]
         return floor_seconds(products, device)
 

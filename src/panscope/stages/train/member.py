@@ -1,10 +1,10 @@
 """A Sae in training: its parameters and one step of them.
 
 A step has one dense product at most, in `encode`; everything after it is on the pairs that were
-kept. Inputs have unit mean square norm; `scales` is what raw activations were divided by.
+kept. Inputs have unit mean square norm; `scales` is what raw activations were divided by. In a
+group of processes a member is this one's shard of the Sae's latents (`shards`).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -14,12 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from panscope.axes import Activations
+from panscope.dist import ALONE, Group
 from panscope.kernels.bodies import body_for
-from panscope.kernels.pairs import Body, Decoder, Encoder, Pairs, PerLatent, PerPair, Residual, Rows
+from panscope.kernels.pairs import Body, Pairs, PerLatent, PerPair, Residual, Rows
 from panscope.sae.sae import Sae, fold
-from panscope.stages.train import optimiser
+from panscope.stages.train import optimiser, shards
 from panscope.stages.train.architectures import Active, Architecture, Backward, Vectors
 from panscope.stages.train.course import Course, course
+from panscope.stages.train.draw import draw
 from panscope.stages.train.gradient import Gradient, pulled_up, rebuilding
 from panscope.stages.train.meter import Meter
 from panscope.stages.train.objective import Config
@@ -56,19 +58,21 @@ class Member:
     means: Vectors
     """Of the vectors' gradients; none without momentum."""
     meter: Meter
+    group: Group = ALONE
     density: float = field(default=1.0)
     """Share of pre-activations kept in the last step; it chooses the body of the next."""
 
     @classmethod
-    def begin(cls, spec: Spec, config: Config, scales: Scales) -> Self:
+    def begin(cls, spec: Spec, config: Config, scales: Scales, group: Group = ALONE) -> Self:
         """Make a member at step 0, on the device of its scales."""
         device = scales.read.device
         is_centred = spec.centres and config.bias == "mean"  # what the encoder reads at first
         seen = scales.variance if is_centred else float(len(spec.reads))
-        row = spec.architecture(config, len(scales.read), seen)
-        vectors = row.vectors(spec.width) | _vectors(spec, config, scales)
+        row = spec.architecture(config, len(scales.read), seen, group)
+        width = spec.width // group.size
+        vectors = row.vectors(width) | _vectors(spec, config, scales)
         vectors = {name: vector.to(device) for name, vector in vectors.items()}
-        w_enc, w_dec = initial(spec, len(scales.read), len(scales.written))
+        w_enc, w_dec = draw(spec, len(scales.read), len(scales.written), group)
         moments = {name: torch.zeros_like(vector) for name, vector in vectors.items()}
         momentum = config.schedule.momentum
         return cls(
@@ -81,7 +85,8 @@ class Member:
             vectors=vectors,
             moments=moments,
             means={name: vector.clone() for name, vector in moments.items()} if momentum else {},
-            meter=Meter.begin(spec.width, scales.variance, device),
+            meter=Meter.begin(width, scales.variance, device, group),
+            group=group,
         )
 
     def step_(self, x: Activations, target: Target, step: int) -> None:
@@ -122,12 +127,15 @@ class Member:
         if activity is None:
             return torch.zeros_like(counts), counts.new_zeros(())
         frequency, n_tokens = self.spec.saes.frequency, active.pairs.n_tokens
-        # In float64, where the order of a sum over threads changes no bit of a count.
-        mean, often = (activity.double().sum() / n_tokens).to(activity.dtype), counts / n_tokens
+        often = counts / n_tokens
         pressed = often * (frequency.strength / frequency.scale)
+        # In float64, where the order of a sum over threads or shards changes no bit of a count.
+        sums = torch.stack([activity.double().sum(), (pressed * often).sum().double()])
+        total, pressure = self.group.sum_(sums)
+        mean = (total / n_tokens).to(activity.dtype)
         cost = self.spec.penalty.slope(mean) + 2 * pressed
         share = self.spec.penalty.share_at(warmed)
-        return share * cost, share * (self.spec.penalty.value(mean) + (pressed * often).sum())
+        return share * cost, share * (self.spec.penalty.value(mean) + pressure.to(mean.dtype))
 
     def _wanted(self, x: Activations, target: Target) -> Target:
         """Return what a transcoder's decoder rows must sum to."""
@@ -135,18 +143,24 @@ class Member:
         return wanted.addmm_(x, self.vectors["skip"].T, alpha=-1) if self._skips else wanted
 
     @property
+    def bounds(self) -> tuple[int, ...]:
+        """Before which of this process's latents each prefix ends."""
+        return shards.bounds_here(self.spec.bounds, self.group)
+
+    @property
     def _skips(self) -> bool:
         return "skip" in self.vectors
 
     def _backward(self, body: Body, active: Active, wanted: Target, cost: PerLatent) -> Backward:
         def decode(f: PerPair) -> Residual:
-            return body.residual(active.pairs, f, self.rows.w_dec, wanted, self.spec.bounds)
+            weights = self.rows.w_dec, wanted, self.bounds
+            return shards.residual(body, active.pairs, f, *weights, self.group)
 
         return self.row.backward(active, decode, self.vectors, cost)
 
     def _revived(self, body: Body, x: Activations, active: Active, made: Backward) -> Gradient:
         """Gather the gradient, with what dead latents get."""
-        gradient = Gradient.of(active, made, self.spec.bounds)
+        gradient = Gradient.of(active, made, self.bounds)
         revive = self.spec.saes.revive
         dead = self.meter.idle_tokens >= revive.dead_after_tokens
         if "threshold" in self.vectors and revive.preact_strength:
@@ -154,15 +168,20 @@ class Member:
         if self.spec.takes_k and revive.aux_strength:
             left_over = made.residual.error[-1] * (-len(x) / 2)
             ends = (self.rows, self.vectors["b_enc"], dead, left_over)
-            return rebuilding(gradient, body, x, *ends, revive.aux_strength, revive.aux_k)
+            how = (revive.aux_strength, revive.aux_k, self.group)
+            return rebuilding(gradient, body, x, *ends, *how)
         return gradient
 
     def _of_output(self, gradient: Gradient, x: Activations) -> Vectors:
         """Return the gradients of `b_dec`, through the encoder too where that centres, and skip."""
         error = gradient.error[: len(x)]
-        through = gradient.slopes @ self.rows.w_enc if self.spec.centres else 0
+        through = self._through(gradient.slopes) if self.spec.centres else 0
         skip = {"skip": error.T @ x} if self._skips else {}
         return {"b_dec": error.sum(0) - through, **skip}
+
+    def _through(self, slopes: PerLatent) -> Float[Tensor, " d_in"]:
+        """Pull the slopes of all processes' latents back through the encoder."""
+        return self.group.sum_(slopes @ self.rows.w_enc)
 
     def _move_(self, body: Body, x: Activations, gradient: Gradient, step: int) -> None:
         """Move all parameters; `x` is what the encoder read."""
@@ -179,21 +198,27 @@ class Member:
         ends = (gradient.hits, x, gradient.error, gradient.everywhere)
         body.update_(*ends, self.rows, step + 1, rate)
 
+    def check_alike(self) -> None:
+        """Raise if what belongs to no latent is not the same in all processes."""
+        for name in sorted({"b_dec", "skip"} & self.vectors.keys()):
+            shards.check_alike(f"{self.spec.sae}:{name}", self.vectors[name], self.group)
+
     def read(self) -> dict[str, float]:
         """Return the metrics since the last reading, for the host."""
         found = self.meter.read(self.spec.saes.revive.dead_after_tokens)
-        rows = self.rows
-        found["encoder_norm"] = float(rows.w_enc.norm(dim=1).mean())
+        rows, all_of = self.rows, self.group.gathered
+        found["encoder_norm"] = float(all_of(rows.w_enc.norm(dim=1)).mean())
         if rows.w_enc.shape == rows.w_dec.shape:
             alignment = torch.cosine_similarity(rows.w_enc, rows.w_dec, dim=1)
-            found["encoder_decoder_cosine"] = float(alignment.mean())
+            found["encoder_decoder_cosine"] = float(all_of(alignment).mean())
         if "threshold" in self.vectors:
-            low, middle, high = self.vectors["threshold"].quantile(TENTHS.to(rows.w_enc)).tolist()
+            thresholds = all_of(self.vectors["threshold"])
+            low, middle, high = thresholds.quantile(TENTHS.to(rows.w_enc)).tolist()
             found |= {"threshold_p10": low, "threshold_p50": middle, "threshold_p90": high}
         return found
 
     def sae(self) -> Sae:
-        """Fold scales, gain and pre-encoder bias away and return the Sae."""
+        """Fold scales, gain and pre-encoder bias away and return the Sae, or the shard of it."""
         folded, b_dec = self.row.folded(self.vectors), self.vectors["b_dec"]
         w_enc, b_enc = self.rows.w_enc, folded.b_enc
         if folded.gain is not None:
@@ -235,19 +260,3 @@ def _vectors(spec: Spec, config: Config, scales: Scales) -> Vectors:
     b_dec = scales.mean.clone() if config.bias == "mean" else torch.zeros(d_out)
     skip = {"skip": torch.zeros(d_out, d_in)} if spec.saes.kind == "skip_transcoder" else {}
     return {"b_dec": b_dec, **skip}
-
-
-def initial(spec: Spec, d_in: int, d_out: int) -> tuple[Encoder, Decoder]:
-    """Draw rows He-uniform and bring them to unit norm; an autoencoder starts with both equal.
-
-    A transcoder's encoder is drawn by itself (Gemma Scope, appendix C).
-    """
-    generator = torch.Generator().manual_seed(spec.seed)
-    w_dec = _unit_rows(spec.width, d_out, generator)
-    return (w_dec.clone() if spec.centres else _unit_rows(spec.width, d_in, generator)), w_dec
-
-
-def _unit_rows(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
-    bound = math.sqrt(6 / d)
-    rows = torch.empty(n, d).uniform_(-bound, bound, generator=generator)
-    return rows.div_(rows.norm(dim=1, keepdim=True))

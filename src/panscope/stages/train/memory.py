@@ -27,22 +27,27 @@ Sizes = Mapping[Site, int]
 """The number of dimensions at each site."""
 
 
-def state_bytes(spec: Spec, d_at: Sizes, momentum: float) -> int:
-    """Return what a Sae keeps from step to step: weights and their moments, float32."""
+def state_bytes(spec: Spec, d_at: Sizes, config: Config) -> int:
+    """Return what a Sae keeps from step to step: weights and their moments, float32.
+
+    With `latent_shards`, that of each process.
+    """
     d_in, d_out = (sum(d_at[site] for site in sites) for sites in (spec.reads, spec.writes))
     skip = d_in * d_out if spec.saes.kind == "skip_transcoder" else 0
-    vectors = 8 * spec.width + d_out
-    return (3 if momentum else 2) * FLOAT_BYTES * (spec.width * (d_in + d_out) + skip + vectors)
+    width = spec.width // config.latent_shards
+    numbers = width * (d_in + d_out) + skip + 8 * width + d_out
+    return (3 if config.schedule.momentum else 2) * FLOAT_BYTES * numbers
 
 
-def step_bytes(spec: Spec, d_at: Sizes, batch_tokens: int) -> int:
+def step_bytes(spec: Spec, d_at: Sizes, batch_tokens: int, shards: int = 1) -> int:
     """Return what a step needs besides, at most: inputs, errors, a packed encoder, the codes.
 
     Codes are at their densest in the first steps, where half of all latents may fire.
     """
     d_in, d_out = (sum(d_at[site] for site in sites) for sites in (spec.reads, spec.writes))
-    dense = batch_tokens * (3 * d_in + (2 + len(spec.bounds)) * d_out) + spec.width * d_in
-    codes = DENSEST_STEP_BYTES[spec.saes.architecture] * batch_tokens * spec.width
+    width = spec.width // shards
+    dense = batch_tokens * (3 * d_in + (2 + len(spec.bounds)) * d_out) + width * d_in
+    codes = DENSEST_STEP_BYTES[spec.saes.architecture] * batch_tokens * width
     return FLOAT_BYTES * dense + codes
 
 
@@ -56,19 +61,19 @@ def groups(
     """
     limit = limit_bytes(config, memory_of(device))
     if device.type == "cpu" and not config.memory_gb:
-        limit //= n_workers
+        limit //= n_workers * config.latent_shards
     for spec in wanted:
         alone = group_bytes([spec], d_at, config, device)
         if alone > limit:
             found = f"needs {alone / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB it may take"
             raise ConfigError(spec.sae, found, "raise train.memory_gb, or lower its width")
-    parts = _parts(wanted, d_at, config.schedule.momentum, n_workers)
+    parts = _parts(wanted, d_at, config, n_workers)
     return [group for part in parts for group in packed(part, d_at, config, device, limit)]
 
 
-def _parts(wanted: Sequence[Spec], d_at: Sizes, momentum: float, n: int) -> list[list[Spec]]:
+def _parts(wanted: Sequence[Spec], d_at: Sizes, config: Config, n: int) -> list[list[Spec]]:
     """Cut Saes, in order, into up to n parts of about equal state, so that a part has few sites."""
-    costs = [state_bytes(spec, d_at, momentum) for spec in wanted]
+    costs = [state_bytes(spec, d_at, config) for spec in wanted]
     middles = [end - cost / 2 for end, cost in zip(accumulate(costs), costs, strict=True)]
     parts: list[list[Spec]] = [[] for _ in range(n)]
     for spec, middle in zip(wanted, middles, strict=True):
@@ -101,12 +106,16 @@ def limit_bytes(config: Config, memory: int) -> int:
 
 
 def group_bytes(specs: Sequence[Spec], d_at: Sizes, config: Config, device: torch.device) -> int:
-    """Return the memory of a group: states, inputs, and a step for each that is trained at once."""
-    at_once = torch.get_num_threads() if device.type == "cpu" else 1
-    states = sum(state_bytes(spec, d_at, config.schedule.momentum) for spec in specs)
+    """Return the memory of a group: states, inputs, and a step for each that is trained at once.
+
+    With `latent_shards`, that of each process.
+    """
+    shards = config.latent_shards
+    at_once = torch.get_num_threads() if device.type == "cpu" and shards == 1 else 1
+    states = sum(state_bytes(spec, d_at, config) for spec in specs)
     ends = {ends for spec in specs for ends in (spec.reads, spec.writes)}
     inputs = config.batch_tokens * sum(d_at[site] for sites in ends for site in sites)
-    steps = sorted(step_bytes(spec, d_at, config.batch_tokens) for spec in specs)
+    steps = sorted(step_bytes(spec, d_at, config.batch_tokens, shards) for spec in specs)
     return states + FLOAT_BYTES * inputs + sum(steps[-at_once:])
 
 

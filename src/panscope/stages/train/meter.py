@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from panscope.dist import ALONE, Group
 from panscope.kernels.pairs import PerLatent
 
 DENSITY_EDGES = tuple(-5 + i / 2 for i in range(11))  # log10 of firings a token, half decades
@@ -27,9 +28,10 @@ class Meter:
     idle_tokens: Int[Tensor, " latents"]
     n_tokens: Int[Tensor, ""]
     variance: float
+    group: Group = ALONE
 
     @classmethod
-    def begin(cls, width: int, variance: float, device: torch.device) -> Self:
+    def begin(cls, width: int, variance: float, device: torch.device, group: Group = ALONE) -> Self:
         """Start with nothing seen."""
         return cls(
             torch.zeros(3, dtype=torch.float64, device=device),
@@ -37,6 +39,7 @@ class Meter:
             torch.zeros(width, dtype=torch.int64, device=device),
             torch.zeros((), dtype=torch.int64, device=device),
             variance,
+            group,
         )
 
     def add_(
@@ -58,13 +61,14 @@ class Meter:
     def read(self, dead_after_tokens: int) -> dict[str, float]:
         """Return the means since the last reading and begin anew. The one place that waits."""
         loss, error, steps = self.sums.tolist()
-        share = self.fired / self.n_tokens.clamp_min(1)
+        share = self.group.gathered(self.fired) / self.n_tokens.clamp_min(1)
+        idle_tokens = self.group.gathered(self.idle_tokens)
         found = {
             "loss": loss / max(1, steps),
             "l0": float(share.sum()),
             "fvu": error / max(1, steps) / self.variance,
-            "dead_share": float((self.idle_tokens >= dead_after_tokens).float().mean()),
-            "silent_share": float((self.fired == 0).float().mean()),
+            "dead_share": float((idle_tokens >= dead_after_tokens).float().mean()),
+            "silent_share": float((share == 0).float().mean()),
             "dense_share": float((share > DENSE_SHARE).float().mean()),
         }
         for total in (self.sums, self.fired, self.n_tokens):
@@ -73,7 +77,8 @@ class Meter:
 
     def histogram(self) -> tuple[int, ...]:
         """Count the latents that fired since the last reading by log10 of their firing share."""
-        share = self.fired[self.fired > 0] / self.n_tokens.clamp_min(1)
+        fired = self.group.gathered(self.fired)
+        share = fired[fired > 0] / self.n_tokens.clamp_min(1)
         edges = torch.tensor(DENSITY_EDGES)
         logs = share.log10().clamp(DENSITY_EDGES[0], DENSITY_EDGES[-1]).cpu()
         return tuple(torch.histogram(logs, edges).hist.int().tolist())

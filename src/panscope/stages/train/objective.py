@@ -148,6 +148,8 @@ class Config(Saes):
     bias: Literal["mean", "zero"] = "mean"
     """Where `b_dec` starts: at the mean of the stream's first batches, or at 0 (Gemma Scope)."""
     checkpoint_steps: Count = 200
+    latent_shards: Count = 1
+    """Over how many processes the latents of every Sae are split: more than 1 under torchrun."""
     memory_gb: Positive | None = None
     """What the Saes trained together may take; none for half of what the device, or the host's
     container, has. What does not fit is trained in several passes over the stream."""
@@ -156,6 +158,14 @@ class Config(Saes):
     def _has_a_batch(self) -> "Config":
         if not all(map(self.steps_of, (self, *self.more))):
             raise ValueError("tokens is less than one batch")
+        return self
+
+    @model_validator(mode="after")
+    def _splits_evenly(self) -> "Config":
+        for width in (width for saes in (self, *self.more) for width in saes.widths):
+            if width % self.latent_shards:
+                shards = self.latent_shards
+                raise ValueError(f"width {width} does not split into {shards} equal latent_shards")
         return self
 
     def steps_of(self, saes: Saes) -> int:

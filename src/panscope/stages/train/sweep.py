@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from panscope.dist import ALONE, Group
 from panscope.errors import ConfigError
 from panscope.sites import Site, match_sites
 from panscope.stages.train.architectures import (
@@ -74,7 +75,9 @@ class Spec:
         """Whether its sparsity is a k rather than a penalty."""
         return self.saes.architecture in ("topk", "batch_topk")
 
-    def architecture(self, config: Config, d_in: int, variance: float) -> Architecture:
+    def architecture(
+        self, config: Config, d_in: int, variance: float, group: Group = ALONE
+    ) -> Architecture:
         """Return its row of the table of architectures, for inputs of this size and variance."""
         k = int(getattr(self.penalty, "target_l0", 0))
         match self.saes.architecture:
@@ -85,9 +88,9 @@ class Spec:
             case "gated":
                 return Gated()
             case "topk":
-                return TopK(k)
+                return TopK(k, group)
             case "batch_topk":
-                return BatchTopK(k)
+                return BatchTopK(k, group)
 
     def facts(self) -> dict[str, Any]:
         """What the suite's manifest says of it."""
