@@ -138,19 +138,20 @@ def test_a_site_that_can_only_be_read_takes_nothing(tiny_model: Model):
         steps.send(torch.zeros(1))
 
 
-def test_another_pass_of_the_same_model_inside_is_refused(
+def test_another_pass_of_the_same_model_inside_is_its_own(
     tiny_model: Model, n_added: Callable[[], int]
 ):
+    run = tap.run(tiny_model, IDS, STREAM, with_logits=True)
     with walk(tiny_model, IDS, STREAM) as steps:
-        for _ in steps:
-            with pytest.raises(ConfigError, match=r"came to resid_post\.0 while a walk"):
-                tap.run(tiny_model, IDS, with_logits=True)
-            with (
-                walk(tiny_model, IDS, STREAM) as inner,
-                pytest.raises(ConfigError, match="under way"),
-            ):
-                next(inner)
-    assert steps.logits is not None and n_added() == 0
+        for site, value in steps:
+            inside = tap.run(tiny_model, IDS, STREAM, {STREAM[0]: torch.zeros_like}).values
+            assert not inside[STREAM[0]].any()
+            with walk(tiny_model, IDS, STREAM) as inner:
+                assert [site for site, _ in inner] == STREAM
+            assert torch.equal(value, run.values[site])
+            assert inner.logits is not None and torch.equal(inner.logits, run.logits)
+    assert steps.logits is not None and torch.equal(steps.logits, run.logits)
+    assert n_added() == 0
 
 
 def test_two_models_may_be_walked_together(tiny_model: Model, tiny_model_folder: Path):
