@@ -1,8 +1,9 @@
 """Read and edit activations at sites during a forward pass, by hooks that leave no trace.
 
-1. Hooks go onto the modules where the sites are, for this call alone.
+1. Hooks go onto the modules where the sites are, or patches into their functions (`inside`), for
+   this call alone.
 2. At each site: the edit, then the reading, then, at the last site of all, the end of the pass.
-3. The hooks are removed, whatever happened.
+3. Hooks and patches are removed, whatever happened.
 
 The hooks sit on the model's own modules: two threads must not run one model at the same time, each
 would read and edit the other's pass. Different models are independent.
@@ -15,25 +16,21 @@ lies above gives the same bits as in a whole pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import Module
-from torch.utils.hooks import RemovableHandle
 
 from panscope.axes import TokenIds
 from panscope.errors import ConfigError, NotFound, Unsupported
-from panscope.model.families import unit
+from panscope.model import ends, inside, load
 from panscope.model.load import Model
 from panscope.sites import Site
 
-Edit = Callable[[Tensor], Tensor]
+Edit = ends.Edit
 Reach = Callable[[Site, Tensor], Tensor]
 
 
@@ -41,7 +38,7 @@ Reach = Callable[[Site, Tensor], Tensor]
 class Run:
     """What a forward pass gave: values at the sites that were read, logits if asked for."""
 
-    values: dict[Site, Float[Tensor, "batch position _"]]
+    values: dict[Site, Float[Tensor, "batch ..."]]
     logits: Float[Tensor, "batch position vocab"] | None
 
 
@@ -70,9 +67,9 @@ def run(
 ) -> Run:
     """Run a forward pass, or the end of one; replace values at some sites, read them at others.
 
-    An edit maps a site's whole value (batch, position, d) to one of the same shape, dtype and
-    device; where a site is both edited and read, the edited value is read. Without logits the LM
-    head is not run and the pass ends at the last site. No gradients, no KV cache.
+    An edit maps a site's whole value, (batch, position, d) or as `sites` says, to one of the same
+    shape, dtype and device; where a site is both edited and read, the edited value is read. Without
+    logits the LM head is not run and the pass ends at the last site. No gradients, no KV cache.
     Raises NotFound for a site that the model lacks, Unsupported for one that cannot be edited or
     that the pass never reaches, ConfigError for what an edit may not return and for a site before
     the layer where the pass begins.
@@ -120,7 +117,7 @@ class _Taps:
 
     def __init__(self, model: Model, sites: Iterable[Site], reach: Reach, whole: bool) -> None:
         self._model, self._pending, self._reach = model, frozenset(sites), reach
-        self._whole = whole or Site("logits") in self._pending
+        self._whole = whole or any(_needs_head(model, site) for site in self._pending)
         for site in self._pending:
             _refuse_absent(model, site)
 
@@ -136,8 +133,7 @@ class _Taps:
         """Put the hooks onto the modules for the length of a with block."""
         with ExitStack() as stack:
             for site in sorted(self._pending, key=lambda site: site.order):
-                hook = _register(self._model, site, partial(self._at, site))
-                stack.callback(hook.remove)
+                stack.enter_context(_register(self._model, site, partial(self._at, site)))
             yield
 
     def forward(self, ids: TokenIds) -> Tensor | None:
@@ -153,10 +149,14 @@ class _Taps:
         """Raise Unsupported if a declared site never had a value."""
         if self._pending:
             site = min(self._pending, key=lambda site: site.order)
-            raise _unreached(site, f"was not reached in a forward pass of {self._model.name}")
+            found = f"was not reached in a forward pass of {self._model.name}"
+            raise Unsupported(f"site {site}", found, load.TRANSFORMERS_MAY_BE_WHY)
 
-    def _at(self, site: Site, value: Tensor) -> Tensor:
+    def _at(self, site: Site, value: object) -> Tensor:
         """Hand the value over; end the pass if the site was the last."""
+        if not isinstance(value, Tensor):
+            found = f"holds a {type(value).__name__}, not a tensor"
+            raise Unsupported(f"site {site}", found, "name another module's end")
         value = self._reach(site, value)
         self._pending -= {site}
         if not self._pending and not self._whole:
@@ -189,8 +189,11 @@ def _refuse_absent(model: Model, site: Site) -> None:
         raise NotFound(f"site {site}", f"{model.name} has {model.n_layers} layers", do)
 
 
-def _unreached(site: Site, found: str) -> Unsupported:
-    return Unsupported(f"site {site}", found, f"transformers {version('transformers')} may be why")
+def _needs_head(model: Model, site: Site) -> bool:
+    """Tell whether a site lies outside of what runs without the LM head."""
+    if site.is_path:
+        return not site.kind.startswith(f"{model.lm.base_model_prefix}.")
+    return site.kind == "logits"
 
 
 def _edited(site: Site, value: Tensor, edit: Edit) -> Tensor:
@@ -213,34 +216,21 @@ def _described(value: object) -> str:
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
-def _register(model: Model, site: Site, reach: Edit) -> RemovableHandle:
-    """Put one hook onto the module where a site is."""
-    place = model.family.place(site)
-    try:
-        module: Module = model.lm.get_submodule(place.path)
-    except AttributeError as error:
-        raise _unreached(site, f"{model.name} has no module {place.path}") from error
-    if place.end == "unit":
-        return module.register_forward_pre_hook(lambda norm, args: _read_unit(norm, args, reach))
-    if place.end == "input":
-        return module.register_forward_pre_hook(lambda _, args: (reach(args[0]), *args[1:]))
-    return module.register_forward_hook(lambda _, __, output: _through(output, reach))
+def _register(model: Model, site: Site, reach: Edit) -> AbstractContextManager[object]:
+    """Call `reach` with the value at a site while a with block lasts."""
+    module, end = model.module_at(site), model.family.place(site).end
+    site = model.family.named(site)
+    if end == "inside":
+        return inside.reaching(model, site, reach)
+    if site.kind == "resid_mid":
+        if inside.is_known(model, site):
+            return inside.reaching(model, site, reach)
+        reach = partial(_read_only, model, site, reach)
+    return ends.register(module, end, reach)
 
 
-def _read_unit(norm: Module, args: tuple[Any, ...], reach: Edit) -> None:
-    """Reach what a norm scales; no edit is let in (`Family.read_only`), so nothing goes back."""
-    reach(unit(norm, args[0]))
-
-
-def _through(output: Any, reach: Edit) -> Any:
-    """Reach the value in a module's output: a tensor, a tuple that begins with one, or logits.
-
-    transformers 5 layers return a tensor; older ones a tuple, whose first element is not the first
-    row of a batch.
-    """
-    if isinstance(output, Tensor):
-        return reach(output)
-    if isinstance(output, tuple):
-        return (reach(output[0]), *output[1:])
-    output.logits = reach(output.logits)
-    return output
+def _read_only(model: Model, site: Site, reach: Edit, value: Tensor) -> Tensor:
+    """Reach a stream that is kept aside already: an edit would be seen by the MLP alone."""
+    if reach(value) is not value:
+        inside.refuse_unknown(model, site)
+    return value
