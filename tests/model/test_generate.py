@@ -104,6 +104,13 @@ def test_edited_logits_choose_the_token(tiny_model: Model):
     assert [row[-3:] for row in made.ids] == [[99] * 3] * 3
 
 
+def test_logits_may_be_named_by_their_path(tiny_model: Model):
+    """They are then kept of all tokens, as by their name."""
+    path = Site("lm_head.output")
+    made = generate(tiny_model, PROMPTS, 2, [path])
+    assert [len(values) for values in made.values[path]] == [len(row) - 1 for row in made.ids]
+
+
 def test_a_row_is_what_it_is_alone(precise: Model):
     site = Site("resid_post", 2)
     together = generate(precise, PROMPTS, N_TOKENS, [site])
@@ -204,8 +211,10 @@ def test_what_cannot_be_written(
 def test_sites_and_temperatures_are_checked(tiny_model: Model):
     with pytest.raises(NotFound, match=r"site mlp_out\.3"):
         generate(tiny_model, PROMPTS, 1, [Site("mlp_out", 3)])
-    with pytest.raises(Unsupported, match=r"site resid_mid\.1: can be read but not edited"):
-        generate(tiny_model, PROMPTS, 1, edits={Site("resid_mid", 1): At([0], doubled)})
+    with pytest.raises(Unsupported, match=r"site mlp_in_unit\.1: can be read but not edited"):
+        generate(tiny_model, PROMPTS, 1, edits={Site("mlp_in_unit", 1): At([0], doubled)})
+    with pytest.raises(Unsupported, match=r"\(3, 4, 11, 8\) float32 on cpu is not \(batch, pos"):
+        generate(tiny_model, PROMPTS, 1, [Site("q", 1)])
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(ConfigError, match="sampling: temperature is"):
             generate(tiny_model, PROMPTS, 1, sampling=Sampling(temperature))

@@ -91,6 +91,14 @@ def test_the_stream_and_what_is_added_to_it_have_one_gradient(precise: Model):
             assert torch.equal(found[Site("resid_mid", layer)], found[Site("attn_out", layer)])
 
 
+def test_a_shift_of_all_scores_changes_nothing(tiny_model: Model):
+    """The softmax does not see it: gradients of a query's scores sum to zero."""
+    site = Site("attn_scores_capped", 1)
+    found = gradients(tiny_model, IDS, [site], surprise).by_site[site]
+    assert found.shape == (2, 4, 9, 9) and found.abs().max() > 1e-5
+    torch.testing.assert_close(found.sum(-1), torch.zeros(2, 4, 9), rtol=0, atol=1e-7)
+
+
 def test_a_loss_of_values_needs_no_logits(tiny_model: Model):
     found = gradients(
         tiny_model, IDS, [ADDED, LAST], lambda run: run.values[LAST][0, 4, 7], with_logits=False
@@ -176,5 +184,5 @@ def test_sites_that_cannot_be(tiny_model: Model):
         gradients(tiny_model, IDS, [Site("mlp_in_unit", 1)], surprise)
     with pytest.raises(NotFound, match=r"site mlp_out\.3"):
         gradients(tiny_model, IDS, [Site("mlp_out", 3)], surprise)
-    with pytest.raises(Unsupported, match=r"site resid_mid\.1: can be read but not edited"):
-        gradients(tiny_model, IDS, [ADDED], surprise, {Site("resid_mid", 1): lambda x: x})
+    with pytest.raises(Unsupported, match=r"site mlp_in_unit\.1: can be read but not edited"):
+        gradients(tiny_model, IDS, [ADDED], surprise, {Site("mlp_in_unit", 1): lambda x: x})

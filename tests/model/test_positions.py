@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from panscope.errors import ConfigError
+from panscope.errors import ConfigError, Unsupported
 from panscope.model import tap
 from panscope.model.load import Model
 from panscope.model.positions import At, Where
@@ -100,6 +100,11 @@ def test_an_edit_returns_what_it_was_given(edit: object):
         ConfigError, match=r"edit at positions: the edit returned .* for \(4, 3\) fl"
     ):
         At([0, 1], edit)(VALUE)
+
+
+def test_heads_have_no_tokens(tiny_model: Model):
+    with pytest.raises(Unsupported, match=r"\(1, 4, 2, 8\) .* is not \(batch, position, d\)"):
+        tap.run(tiny_model, torch.tensor([[2, 5]]), edits={Site("q", 1): At([0], doubled)})
 
 
 def test_what_an_edit_does_in_place_stays_with_it():

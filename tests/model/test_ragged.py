@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from panscope.errors import ConfigError, NotFound
+from panscope.errors import ConfigError, NotFound, Unsupported
 from panscope.model import ragged, tap
 from panscope.model.load import Model
 from panscope.model.positions import At, Where
@@ -88,5 +88,7 @@ def test_rows_that_cannot_be_read(tiny_model: Model, rows: list[list[int]], mess
 def test_what_is_not_there_is_refused(tiny_model: Model):
     with pytest.raises(NotFound, match=r"site mlp_out\.3"):
         ragged.run(tiny_model, ROWS, [Site("mlp_out", 3)])
+    with pytest.raises(Unsupported, match=r"not \(batch, position, d\); read and edit such a site"):
+        ragged.run(tiny_model, ROWS, [Site("v", 1)])
     with pytest.raises(ConfigError, match="position 3: is outside row 1, of which 3 tokens"):
         ragged.run(tiny_model, ROWS, edits={Site("mlp_out", 1): At([3], lambda x, _: x)})

@@ -171,8 +171,18 @@ def test_what_does_not_fit_changes_nothing(tiny_model: Model):
 
 def test_sites_and_models_are_checked(tiny_model: Model):
     with (
-        pytest.raises(Unsupported, match=r"site resid_mid\.1: can be read but not edited"),
-        static.declared(tiny_model, [], [Site("resid_mid", 1)], (2, 9)),
+        pytest.raises(Unsupported, match=r"site mlp_in_unit\.1: can be read but not edited"),
+        static.declared(tiny_model, [], [Site("mlp_in_unit", 1)], (2, 9)),
+    ):
+        pass
+    with (
+        pytest.raises(Unsupported, match=r"site resid_mid\.1: is reached by a patch.*attn_out\.1"),
+        static.declared(tiny_model, [Site("resid_mid", 1)], [], (2, 9)),
+    ):
+        pass
+    with (
+        pytest.raises(Unsupported, match=r"site q\.1: has no vector for each token"),
+        static.declared(tiny_model, [Site("q", 1)], [], (2, 9)),
     ):
         pass
     with (

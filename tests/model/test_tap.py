@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from panscope.errors import ConfigError, NotFound, Unsupported
-from panscope.model import load, tap
+from panscope.model import ends, load, tap
 from panscope.model.families import GEMMA2, Place
 from panscope.model.load import Model
 from panscope.sites import Site, all_sites
@@ -500,8 +500,8 @@ def test_a_compiled_model_is_refused(tiny_model: Model, part: str):
 
 
 def test_a_site_that_cannot_be_edited(tiny_model: Model):
-    with pytest.raises(Unsupported, match=r"site resid_mid\.1: .*edit attn_out\.1 by the same"):
-        tap.run(tiny_model, IDS, edits={Site("resid_mid", 1): lambda x: x})
+    with pytest.raises(Unsupported, match=r"site mlp_in_unit\.1: .*edit mlp_in\.1, which is this"):
+        tap.run(tiny_model, IDS, edits={Site("mlp_in_unit", 1): lambda x: x})
 
 
 def test_a_layer_that_is_not_there(tiny_model: Model):
@@ -532,7 +532,7 @@ def test_layers_that_return_tuples_keep_the_batch(tiny_model: Model):
         kept.append(x)
         return x + 1
 
-    out = tap._through((value, "attention"), reach)
+    out = ends.through((value, "attention"), reach)
     assert torch.equal(kept[0], value)
     assert torch.equal(out[0], value + 1)
     assert out[1] == "attention"

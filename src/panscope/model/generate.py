@@ -22,7 +22,7 @@ from panscope.axes import TokenMask
 from panscope.errors import ConfigError
 from panscope.model import tap
 from panscope.model.load import Model
-from panscope.model.positions import placed, refuse_outside
+from panscope.model.positions import placed, refuse_outside, refuse_without_tokens
 from panscope.model.ragged import Padded, Rows, padded
 from panscope.sites import Site
 
@@ -62,7 +62,8 @@ def generate(
     Prompts may differ in length. A row ends behind the first of its new tokens that is in `ends`.
     An edit that is no `At` is given, in turn, the prompts with their padding (batch, position, d)
     and the tokens written (batch, 1, d). Raises as `tap.run` does, and ConfigError for prompts
-    without tokens, texts longer than the model's positions, and positions that no pass runs.
+    without tokens, texts longer than the model's positions, and positions that no pass runs;
+    Unsupported for a site that has no vector for each token.
     """
     read, edits = frozenset(read), dict(edits or {})
     step = prompt = padded(model, prompts, "left")
@@ -71,7 +72,7 @@ def generate(
     given: dict[str, Any] = {
         "use_cache": True,
         _cache_is_called(model): DynamicCache(config=model.lm.config.get_text_config()),
-        "logits_to_keep": 0 if Site("logits") in {*read, *edits} else 1,  # 0 is all
+        "logits_to_keep": 0 if any(tap.needs_head(model, s) for s in {*read, *edits}) else 1,
     }
     passes: list[tap.Run] = []
     written, mask = prompt.ids[:, :0], prompt.mask
@@ -80,6 +81,8 @@ def generate(
         here = placed(edits, step.positions)
         ran = tap.run(model, step.ids, read, here, with_logits=True, inputs=inputs)
         assert ran.logits is not None
+        for value in ran.values.values():
+            refuse_without_tokens(value, step.ids)
         passes.append(ran)
         step = Padded(choose(ran.logits[:, -1]), step.positions[:, -1:] + 1)
         written, mask = torch.cat([written, step.ids], 1), torch.cat([mask, step.mask], 1)

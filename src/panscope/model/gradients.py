@@ -17,7 +17,7 @@ from panscope.model import tap
 from panscope.model.load import Model
 from panscope.sites import Site
 
-Values = dict[Site, Float[Tensor, "batch position _"]]
+Values = dict[Site, Float[Tensor, "batch ..."]]
 
 
 @dataclass(frozen=True, slots=True)

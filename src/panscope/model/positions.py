@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from panscope.errors import ConfigError
+from panscope.errors import ConfigError, Unsupported
 from panscope.model.tap import Edit, described
 from panscope.sites import Site
 
@@ -41,8 +41,9 @@ class At:
     positions: Sequence[int] | Sequence[Sequence[int]]
     edit: Callable[[Tensor, Where], Tensor]
 
-    def __call__(self, value: Float[Tensor, "batch position d"]) -> Tensor:
+    def __call__(self, value: Tensor) -> Tensor:
         """Edit the value of a pass over whole rows, none padded: as an edit of `tap.run` does."""
+        refuse_without_tokens(value, value[..., 0])
         n_rows, length = value.shape[:2]
         self.refuse_outside([length] * n_rows)
         return self.placed(torch.arange(length).expand(n_rows, -1))(value)
@@ -80,9 +81,10 @@ class At:
         self,
         chosen: Bool[Tensor, "batch position"],
         where: Where,
-        value: Float[Tensor, "batch position d"],
+        value: Tensor,
     ) -> Tensor:
         """Put the edited values of the chosen tokens in the place of theirs."""
+        refuse_without_tokens(value, chosen)
         chosen = chosen.to(value.device)
         old = value[chosen]
         new = self.edit(old.clone(), where)
@@ -106,6 +108,14 @@ def refuse_outside(edits: Mapping[Site, Edit], lengths: Sequence[int]) -> None:
     for edit in edits.values():
         if isinstance(edit, At):
             edit.refuse_outside(lengths)
+
+
+def refuse_without_tokens(value: Tensor, tokens: Tensor) -> None:
+    """Raise Unsupported for a value that is not one vector for each token, as heads' are not."""
+    if value.ndim != 3 or value.shape[:2] != tokens.shape:
+        found = f"{described(value)} is not (batch, position, d)"
+        do = "read and edit such a site whole, with tap.run"
+        raise Unsupported("edit or reading by token", found, do)
 
 
 def _as_it_is(value: Tensor) -> Tensor:

@@ -17,7 +17,13 @@ from panscope.axes import TokenIds, TokenMask
 from panscope.errors import ConfigError
 from panscope.model import tap
 from panscope.model.load import Model
-from panscope.model.positions import PADDING, Positions, placed, refuse_outside
+from panscope.model.positions import (
+    PADDING,
+    Positions,
+    placed,
+    refuse_outside,
+    refuse_without_tokens,
+)
 from panscope.sites import Site
 
 Side = Literal["left", "right"]
@@ -52,8 +58,9 @@ class Padded:
         given = {"attention_mask": self.mask.long(), "position_ids": self.positions.clamp(min=0)}
         return {name: value.to(device) for name, value in given.items()}
 
-    def rows(self, value: Float[Tensor, "batch position _"]) -> Rows:
+    def rows(self, value: Tensor) -> Rows:
         """Take a value apart, without its padding."""
+        refuse_without_tokens(value, self.ids)
         mask = self.mask.to(value.device)
         return tuple(row[kept] for row, kept in zip(value, mask, strict=True))
 
@@ -69,8 +76,9 @@ def run(
     """Run rows of token ids in one forward pass, as `tap.run` would each alone.
 
     Equal to it up to rounding (1e-5 in float32): other lengths are other sums. An edit that is an
-    `At` meets tokens alone; any other is given the padding too. Raises as `tap.run` does, and
-    ConfigError for rows that are empty or hold no token ids of the model.
+    `At` meets tokens alone; any other is given the padding too. Raises as `tap.run` does,
+    ConfigError for rows that are empty or hold no token ids of the model, and Unsupported for a
+    site that has no vector for each token.
     """
     batch = padded(model, rows, side)
     refuse_outside(edits or {}, [len(row) for row in rows])

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import Module, Sequential
 
-from panscope.errors import ConfigError, NotFound, nearest
+from panscope.errors import ConfigError, NotFound, Unsupported, nearest
 from panscope.model import tap
 from panscope.model.load import Model
 from panscope.sites import Site
@@ -39,14 +39,18 @@ def declared(
 
     `shape` is the batch and the context that passes have at most. Behind the block, code that was
     compiled inside runs the model as it is. Raises as `tap.run` does for sites that are not there
-    or cannot be edited, and for a model that is compiled already.
+    or cannot be edited, and for a model that is compiled already; Unsupported for values inside
+    functions.
     """
     edits = frozenset(edits)
     for site in edits:
         model.family.refuse_edit(site)
+    read = frozenset(read)
+    for site in edits | read:
+        _refuse_inside(model, site)
     taps = Taps(
         {site: _Affine(model, site, shape) for site in edits},
-        {site: _Kept(model, site, shape) for site in frozenset(read)},
+        {site: _Kept(model, site, shape) for site in read},
     )
     with tap.hooks(model, taps.reaches):
         try:
@@ -159,6 +163,14 @@ class _Kept(Module):
         rows, positions = _within(value, self.values)
         self.values[:rows, :positions].copy_(value.detach())
         return value
+
+
+def _refuse_inside(model: Model, site: Site) -> None:
+    """Raise Unsupported for the stream that only a patch reaches; `d_at` refuses the others."""
+    if model.family.named(site).kind == "resid_mid":
+        found = "is reached by a patch, which torch.compile cannot trace"
+        do = f"name resid_pre.{site.order[0]} and attn_out.{site.order[0]}, whose sum it is"
+        raise Unsupported(f"site {site}", found, do)
 
 
 def _within(value: Tensor, buffer: Tensor) -> tuple[int, int]:

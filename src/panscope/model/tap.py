@@ -1,8 +1,9 @@
 """Read and edit activations at sites during a forward pass, by hooks that leave no trace.
 
-1. Hooks go onto the modules where the sites are, for this call alone.
+1. Hooks go onto the modules where the sites are, or patches into their functions (`inside`), for
+   this call alone.
 2. At each site: the edit, then the reading, then, at the last site of all, the end of the pass.
-3. The hooks are removed, whatever happened.
+3. Hooks and patches are removed, whatever happened.
 
 The hooks sit on the model's own modules and heed their own pass alone: one that an edit runs inside
 another, of the same model or not, is its own affair. Two threads must still not run one model at
@@ -17,28 +18,25 @@ lies above gives the same bits as in a whole pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import Module
-from torch.utils.hooks import RemovableHandle
 
 from panscope.axes import TokenIds
 from panscope.errors import ConfigError, NotFound, Unsupported
+from panscope.model import ends, inside, load
 from panscope.model.compiled import refuse_compiled
-from panscope.model.families import unit
 from panscope.model.load import Model
 from panscope.sites import Site
 
-Edit = Callable[[Tensor], Tensor]
+Edit = ends.Edit
 Reach = Callable[[Site, Tensor], Tensor]
 NO_CACHE: Mapping[str, Any] = MappingProxyType({"use_cache": False})
 
@@ -47,7 +45,7 @@ NO_CACHE: Mapping[str, Any] = MappingProxyType({"use_cache": False})
 class Run:
     """What a forward pass gave: values at the sites that were read, logits if asked for."""
 
-    values: dict[Site, Float[Tensor, "batch position _"]]
+    values: dict[Site, Float[Tensor, "batch ..."]]
     logits: Float[Tensor, "batch _ vocab"] | None
 
 
@@ -81,10 +79,10 @@ def run(
 ) -> Run:
     """Run a forward pass, or the end of one; replace values at some sites, read them at others.
 
-    An edit maps a site's whole value (batch, position, d) to one of the same shape, dtype and
-    device; where a site is both edited and read, the edited value is read. Without logits the LM
-    head is not run and the pass ends at the last site. No gradients. `inputs` is what the model is
-    given beside the ids: by default nothing but that it keeps no KV cache.
+    An edit maps a site's whole value, (batch, position, d) or as `sites` says, to one of the same
+    shape, dtype and device; where a site is both edited and read, the edited value is read. Without
+    logits the LM head is not run and the pass ends at the last site. No gradients. `inputs` is what
+    the model is given beside the ids: by default nothing but that it keeps no KV cache.
     Raises NotFound for a site that the model lacks, Unsupported for one that cannot be edited or
     that the pass never reaches and for a compiled model, ConfigError for what an edit may not
     return and for a site before the layer where the pass begins.
@@ -135,7 +133,7 @@ class _Taps:
 
     def __init__(self, model: Model, sites: Iterable[Site], reach: Reach, whole: bool) -> None:
         self._model, self._pending, self._reach = model, frozenset(sites), reach
-        self._whole = whole or Site("logits") in self._pending
+        self._whole = whole or any(needs_head(model, site) for site in self._pending)
 
     def refuse_before(self, begin: Begin | None) -> None:
         """Raise ConfigError for a site below the layer at which the pass begins."""
@@ -171,12 +169,16 @@ class _Taps:
         """Raise Unsupported if a declared site never had a value."""
         if self._pending:
             site = min(self._pending, key=lambda site: site.order)
-            raise _unreached(site, f"was not reached in a forward pass of {self._model.name}")
+            found = f"was not reached in a forward pass of {self._model.name}"
+            raise Unsupported(f"site {site}", found, load.TRANSFORMERS_MAY_BE_WHY)
 
-    def _at(self, site: Site, value: Tensor) -> Tensor:
+    def _at(self, site: Site, value: Any) -> Any:
         """Hand the value over; end the pass if the site was the last."""
         if not self.under_way:
             return value
+        if not isinstance(value, Tensor):
+            found = f"holds a {type(value).__name__}, not a tensor"
+            raise Unsupported(f"site {site}", found, "name another module's end")
         value = self._reach(site, value)
         self._pending -= {site}
         if not self._pending and not self._whole:
@@ -195,8 +197,7 @@ def hooks(model: Model, reaches: Mapping[Site, Edit]) -> Iterator[None]:
         _refuse_absent(model, site)
     with ExitStack() as stack:
         for site in sorted(reaches, key=lambda site: site.order):
-            hook = _register(model, site, reaches[site])
-            stack.callback(hook.remove)
+            stack.enter_context(_register(model, site, reaches[site]))
         yield
 
 
@@ -207,8 +208,8 @@ def _passed_over(model: Model, begin: Begin, taps: _Taps) -> Iterator[None]:
     Each module below has its `forward` hidden by one of its own (an instance's attribute comes
     before its class's), so that the model's loop over layers, masks and positions stays as it is.
     """
-    ends = [Site("embed"), *(Site("resid_post", layer) for layer in range(begin.layer))]
-    below = [model.lm.get_submodule(model.family.place(site).path) for site in ends]
+    sites = [Site("embed"), *(Site("resid_post", layer) for layer in range(begin.layer))]
+    below = [model.module_at(site) for site in sites]
     hidden = [vars(module).get("forward") for module in below]
     try:
         for module in below:
@@ -235,8 +236,11 @@ def _refuse_absent(model: Model, site: Site) -> None:
         raise NotFound(f"site {site}", f"{model.name} has {model.n_layers} layers", do)
 
 
-def _unreached(site: Site, found: str) -> Unsupported:
-    return Unsupported(f"site {site}", found, f"transformers {version('transformers')} may be why")
+def needs_head(model: Model, site: Site) -> bool:
+    """Tell whether a site lies outside of what runs without the LM head."""
+    if site.is_path:
+        return not site.kind.startswith(f"{model.lm.base_model_prefix}.")
+    return site.kind == "logits"
 
 
 def edited(site: Site, value: Tensor, edit: Edit) -> Tensor:
@@ -260,34 +264,21 @@ def described(value: object) -> str:
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
-def _register(model: Model, site: Site, reach: Edit) -> RemovableHandle:
-    """Put one hook onto the module where a site is."""
-    place = model.family.place(site)
-    try:
-        module: Module = model.lm.get_submodule(place.path)
-    except AttributeError as error:
-        raise _unreached(site, f"{model.name} has no module {place.path}") from error
-    if place.end == "unit":
-        return module.register_forward_pre_hook(lambda norm, args: _read_unit(norm, args, reach))
-    if place.end == "input":
-        return module.register_forward_pre_hook(lambda _, args: (reach(args[0]), *args[1:]))
-    return module.register_forward_hook(lambda _, __, output: _through(output, reach))
+def _register(model: Model, site: Site, reach: Edit) -> AbstractContextManager[object]:
+    """Call `reach` with the value at a site while a with block lasts."""
+    module, end = model.module_at(site), model.family.place(site).end
+    site = model.family.named(site)
+    if end == "inside":
+        return inside.reaching(model, site, reach)
+    if site.kind == "resid_mid":
+        if inside.is_known(model, site):
+            return inside.reaching(model, site, reach)
+        reach = partial(_read_only, model, site, reach)
+    return ends.register(module, end, reach)
 
 
-def _read_unit(norm: Module, args: tuple[Any, ...], reach: Edit) -> None:
-    """Reach what a norm scales; no edit is let in (`Family.read_only`), so nothing goes back."""
-    reach(unit(norm, args[0]))
-
-
-def _through(output: Any, reach: Edit) -> Any:
-    """Reach the value in a module's output: a tensor, a tuple that begins with one, or logits.
-
-    transformers 5 layers return a tensor; older ones a tuple, whose first element is not the first
-    row of a batch.
-    """
-    if isinstance(output, Tensor):
-        return reach(output)
-    if isinstance(output, tuple):
-        return (reach(output[0]), *output[1:])
-    output.logits = reach(output.logits)
-    return output
+def _read_only(model: Model, site: Site, reach: Edit, value: Tensor) -> Tensor:
+    """Reach a stream that is kept aside already: an edit would be seen by the MLP alone."""
+    if reach(value) is not value:
+        inside.refuse_unknown(model, site)
+    return value
