@@ -9,7 +9,7 @@ import transformers
 from torch import Tensor
 
 from panscope.errors import ConfigError, NotFound, Unsupported
-from panscope.model import aliases, load, tap
+from panscope.model import aliases, ends, load, tap
 from panscope.model.families import FAMILIES
 from panscope.model.load import Model, pocket_file
 from panscope.sites import Site, match_sites
@@ -60,7 +60,7 @@ def test_patterns_are_names_of_many(tiny_model: Model):
             r"before the norm in .*; name resid_mid\.3 or mlp_in\.3",
         ),
         ("blocks.3.attn.hook_attn_scores", Unsupported, r"mask in it; name attn_scores\.3, before"),
-        ("blocks.3.attn.hook_rot_k", Unsupported, r"laid out .*; name k_rot\.3, heads before pos"),
+        ("blocks.3.attn.hook_rot_k", Unsupported, r"laid out .*; name k_rot\.3, \(batch, heads"),
         ("blocks.3.hook_resid_pots", NotFound, r"did you mean blocks\.3\.hook_resid_post"),
         ("model.layers.7.output", NotFound, r"no module model\.layers\.7; did you mean model\.lay"),
         ("blocks.7.hook_resid_post", NotFound, "the model has 3 layers"),
@@ -184,6 +184,12 @@ def test_a_path_without_a_vector_for_each_token_has_no_size(tiny_model: Model):
         tiny_model.d_at(Site("model.rotary_emb.output"))  # cosines: the same for all rows
     with pytest.raises(Unsupported, match=r"model\.nowhere\.output: .* has no module model\.nowhe"):
         tiny_model.d_at(Site("model.nowhere.output"))
+
+
+def test_a_module_without_arguments_has_no_input():
+    seen: list[object] = []
+    ends.into((), {}, seen.append)
+    assert seen == [None]
 
 
 def test_what_is_no_tensor_is_refused(tiny_model: Model):

@@ -25,7 +25,6 @@ TRANSFORMER_LENS = {
 }
 """Of models without processed weights (folded norms, centred writing)."""
 
-_HEADS = ("is laid out (batch, position, head, d_head)", "name {kind}.L, heads before positions")
 REFUSED = {
     "blocks.L.hook_mlp_in": (
         "stands before the norm in TransformerLens, behind it in SAELens' Gemma Scope 2",
@@ -36,13 +35,18 @@ REFUSED = {
         "name attn_scores.L, before both, or attn_scores_capped.L, before the mask",
     ),
     **{
-        f"blocks.L.attn.hook_{theirs}": (_HEADS[0], _HEADS[1].format(kind=ours))
-        for theirs, ours in zip(
-            ("q", "k", "v", "rot_q", "rot_k"), ("q", "k", "v", "q_rot", "k_rot"), strict=True
+        f"blocks.L.attn.hook_{theirs}": (
+            "is laid out (batch, position, head, d_head)",
+            f"name {ours}.L, (batch, heads, position, d_head)",
+        )
+        for theirs, ours in (
+            *zip("qkv", "qkv", strict=True),
+            ("rot_q", "q_rot"),
+            ("rot_k", "k_rot"),
         )
     },
 }
-_LAYER_NORM = (
+LAYER_NORM = (
     "is before the norm's gain where norms were folded, behind it where not",
     "name mlp_in_unit.L or mlp_in.L",
 )
@@ -52,10 +56,10 @@ REFUSED_IN = {
             "is without positions in TransformerLens, and embed has them",
             "name embed or transformer.wte.output",
         ),
-        "blocks.L.ln2.hook_normalized": _LAYER_NORM,
+        "blocks.L.ln2.hook_normalized": LAYER_NORM,
     },
-    "gpt_neox": {"blocks.L.ln2.hook_normalized": _LAYER_NORM},
-    "gpt_neox (parallel)": {"blocks.L.ln2.hook_normalized": _LAYER_NORM},
+    "gpt_neox": {"blocks.L.ln2.hook_normalized": LAYER_NORM},
+    "gpt_neox (parallel)": {"blocks.L.ln2.hook_normalized": LAYER_NORM},
 }
 
 
@@ -74,16 +78,18 @@ def sites(lm: Any, family: Family, n_layers: int, patterns: Iterable[str]) -> tu
 
 def _ours(family: Family, name: str) -> str:
     """Translate a name of TransformerLens; return any other as it is."""
-    found = re.fullmatch(r"blocks\.([^.]+)(\..+)", name)
-    layer, theirs = (found[1], f"blocks.L{found[2]}") if found else ("", name)
+    in_layer = re.fullmatch(r"blocks\.([^.]+)(\..+)", name)
+    layer, theirs = (in_layer[1], f"blocks.L{in_layer[2]}") if in_layer else ("", name)
     refused = REFUSED | REFUSED_IN.get(family.name, {})
     if theirs in refused:
         why, do = (text.replace(".L", f".{layer}") for text in refused[theirs])
         raise Unsupported(f"site {name}", why, do)
-    if found and theirs not in TRANSFORMER_LENS:
-        do = nearest(theirs, TRANSFORMER_LENS).replace("blocks.L", f"blocks.{layer}")
+    if not in_layer:
+        return TRANSFORMER_LENS.get(name, name)
+    if theirs not in TRANSFORMER_LENS:
+        do = nearest(theirs, TRANSFORMER_LENS).replace(".L", f".{layer}")
         raise NotFound(f"site {name}", "has no site that is the same to the bit", do)
-    return TRANSFORMER_LENS.get(theirs, name).replace(".L", f".{layer}")
+    return TRANSFORMER_LENS[theirs].replace(".L", f".{layer}")
 
 
 def _ends(lm: Any, family: Family, pattern: str) -> list[str]:

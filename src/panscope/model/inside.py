@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from panscope.errors import Unsupported
-from panscope.model.ends import Edit
+from panscope.model.ends import Visit
 from panscope.model.load import Model
 from panscope.model.patch import digest_of, patch
 from panscope.sites import HEAD_KINDS, SCORE_KINDS, Site
@@ -142,7 +142,7 @@ def refuse_unknown(model: Model, site: Site) -> None:
 
 
 @contextmanager
-def reaching(model: Model, site: Site, reach: Edit) -> Iterator[None]:
+def reaching(model: Model, site: Site, reach: Visit) -> Iterator[None]:
     """Call `reach` with the value at a site while a with block lasts; the model goes on with it.
 
     Raises Unsupported for scores in a model whose attention does not keep them, and for a function
@@ -214,7 +214,7 @@ def _in_force(function: Any, row: Inside) -> Iterator[None]:
 
 
 @contextmanager
-def _seen_by(module: Module, kind: str, reach: Edit) -> Iterator[None]:
+def _seen_by(module: Module, kind: str, reach: Visit) -> Iterator[None]:
     """Note on a module what the pass does with a kind of value; take it away at the end."""
     reaches = vars(module).setdefault(PASS, {}).setdefault(kind, [])
     reaches.append(reach)

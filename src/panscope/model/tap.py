@@ -36,7 +36,7 @@ from panscope.model.compiled import refuse_compiled
 from panscope.model.load import Model
 from panscope.sites import Site
 
-Edit = ends.Edit
+Edit = Callable[[Tensor], Tensor]
 Reach = Callable[[Site, Tensor], Tensor]
 NO_CACHE: Mapping[str, Any] = MappingProxyType({"use_cache": False})
 
@@ -264,7 +264,7 @@ def described(value: object) -> str:
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
-def _register(model: Model, site: Site, reach: Edit) -> AbstractContextManager[object]:
+def _register(model: Model, site: Site, reach: ends.Visit) -> AbstractContextManager[object]:
     """Call `reach` with the value at a site while a with block lasts."""
     module, end = model.module_at(site), model.family.place(site).end
     site = model.family.named(site)
@@ -277,7 +277,7 @@ def _register(model: Model, site: Site, reach: Edit) -> AbstractContextManager[o
     return ends.register(module, end, reach)
 
 
-def _read_only(model: Model, site: Site, reach: Edit, value: Tensor) -> Tensor:
+def _read_only(model: Model, site: Site, reach: ends.Visit, value: Tensor) -> Tensor:
     """Reach a stream that is kept aside already: an edit would be seen by the MLP alone."""
     if reach(value) is not value:
         inside.refuse_unknown(model, site)
