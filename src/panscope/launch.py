@@ -35,6 +35,7 @@ from panscope.stages.harvest import Config as HarvestConfig
 from panscope.stages.harvest import RowsFrom
 from panscope.stages.train import BatchesFrom, memory, sweep
 from panscope.stages.train import Config as TrainConfig
+from panscope.stages.train.objective import Saes
 from panscope.stages.train.sweep import Spec
 from panscope.store.reader import Store
 
@@ -109,7 +110,15 @@ class Launch:
     @cached_property
     def specs(self) -> tuple[Spec, ...]:
         """The Saes that the recipe asks for, in the order of a forward pass."""
-        return sweep.specs(self.recipe.train, self.model.n_layers)
+        wanted = self.recipe.train
+        more = tuple(saes.model_copy(update=self._named(saes)) for saes in wanted.more)
+        named = wanted.model_copy(update={**self._named(wanted), "more": more})
+        return sweep.specs(named, self.model.n_layers)
+
+    def _named(self, saes: Saes) -> dict[str, tuple[str, ...]]:
+        """Find the model's sites for what a recipe calls them."""
+        asked = {"sites": saes.sites, "writes": saes.writes}
+        return {key: tuple(map(str, self.model.sites(names))) for key, names in asked.items()}
 
     @property
     def sites(self) -> tuple[Site, ...]:

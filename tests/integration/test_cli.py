@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
 from panscope import files
 from panscope.cli import main
@@ -99,6 +99,30 @@ def test_a_model_of_another_family_goes_the_same_way(
     assert result.exit_code == 0, result.output
     suite = files.read_manifest(tmp_path / "run" / "suite")
     assert len(suite.facts["evaluation"]) and len(suite.facts["saes"]) == 6
+
+
+def test_any_model_is_trained_on_and_measured_at_the_ends_of_its_modules(
+    panscope: Command, tiny_text: Path, tmp_path: Path
+):
+    sizes = {"hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 4, "word_embed_proj_dim": 32}
+    config = OPTConfig(vocab_size=4096, num_hidden_layers=2, init_std=0.3, bos_token_id=2, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "model" / name).write_bytes(pocket_file(name).read_bytes())
+    where = (f"model.name={tmp_path / 'model'}", f"text.path={tiny_text}", "train.tokens=2560")
+    run = ("demo", *TINY, *where, "--output", tmp_path / "run")
+    result = panscope("train", *run, 'train.sites=["model.decoder.layers.*.output"]')
+    assert result.exit_code == 0, result.output
+    result = panscope("evaluate", *run)
+    assert result.exit_code == 0, result.output
+    saes = files.read_manifest(tmp_path / "run" / "suite").facts["saes"]
+    assert [sae["site"] for sae in saes] == [
+        "model.decoder.layers.0.output",
+        "model.decoder.layers.1.output",
+    ]
+    named = panscope("train", *run, 'train.sites=["resid_post.*"]')
+    assert named.exit_code == 6
+    assert "name a module's end by its path" in named.stderr
 
 
 def test_show_and_verify(panscope: Command, finished: Path):
@@ -233,7 +257,9 @@ def test_parts_trained_over_text_equal_separate_trainings(
         (["train.widht=[64]"], 2, "unknown key train.widht; did you mean widths?"),
         (["train.tokens=nonsense"], 2, "train.tokens is 'nonsense'"),
         (["no-equals-sign"], 2, "write section.key=value"),
-        (["train.sites=['resid_mid.*']"], 6, "can be read but not edited"),
+        (["train.sites=['mlp_in_unit.*']"], 6, "can be read but not edited"),
+        (["train.sites=['attn_pattern.*']"], 6, "has no vector for each token"),
+        (["train.sites=['blocks.1.hook_mlp_in']"], 6, "name resid_mid.1 or mlp_in.1"),
         (["describe.batch_rows=0"], 2, "describe.batch_rows is 0"),
         (["--text", "nowhere.jsonl"], 3, "text nowhere.jsonl"),
         (["--model", "nowhere/at-all"], 3, "nowhere/at-all"),

@@ -4,78 +4,25 @@ On random models of every family, in float32 and bfloat16, whose norms have gain
 are not the identity, so that a neighbour cannot pass for the site.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor
 from torch.nn import LayerNorm, Linear
 
 from panscope import splice
 from panscope.errors import ConfigError, Unsupported
 from panscope.model import load, tap
-from panscope.model.load import Model, pocket_file
+from panscope.model.load import Model
 from panscope.model.text import Rows
-from panscope.sites import Site, all_sites
+from panscope.sites import HEAD_KINDS, KINDS, SCORE_KINDS, VECTOR_KINDS, Site, all_sites
 
 LAYERS, VOCAB = 3, 4104  # Qwen adds tokens of its own to the packaged 4,096
 IDS = torch.randint(4, VOCAB, (2, 9), generator=torch.Generator().manual_seed(5))
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "bos_token_id": 2,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-}
-GEMMA = SIZES | {"query_pre_attn_scalar": 8, "sliding_window": 4}
-NEOX = {k: v for k, v in SIZES.items() if k not in ("head_dim", "num_key_value_heads")}
-GPT2 = {"vocab_size": VOCAB, "n_positions": 64, "n_embd": 32, "n_layer": LAYERS, "n_head": 4}
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
-CONFIGS: dict[str, Callable[[], Any]] = {
-    "gemma2": lambda: transformers.Gemma2Config(**GEMMA),
-    "gemma3_text": lambda: transformers.Gemma3TextConfig(**GEMMA),
-    "gemma3": lambda: transformers.Gemma3Config(text_config=GEMMA, vision_config=VISION),
-    "llama": lambda: transformers.LlamaConfig(**SIZES),
-    "qwen2": lambda: transformers.Qwen2Config(**SIZES),
-    "qwen3": lambda: transformers.Qwen3Config(**SIZES),
-    "gpt2": lambda: transformers.GPT2Config(**GPT2, bos_token_id=2, eos_token_id=1),
-    "gpt_neox": lambda: transformers.GPTNeoXConfig(**NEOX, use_parallel_residual=False),
-    "gpt_neox (parallel)": lambda: transformers.GPTNeoXConfig(**NEOX),
-}
-
-
-@pytest.fixture(scope="module", params=CONFIGS)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of each family, with the packaged tokenizer."""
-    torch.manual_seed(1)
-    config = CONFIGS[request.param]()
-    lm = transformers.AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for name, weight in lm.named_parameters():
-            if "norm" in name or ".ln_" in name or name.endswith("bias"):
-                weight.normal_(0.2, 0.3)
-    folder = tmp_path_factory.mktemp("family")
-    lm.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes(pocket_file(name).read_bytes())
-    return folder
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -84,21 +31,16 @@ def model(request: pytest.FixtureRequest, folder: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def precise(folder: Path) -> Model:
-    return load.load(load.Config(name=str(folder), device="cpu"))
-
-
-@pytest.fixture(scope="module")
 def values(model: Model) -> dict[Site, Tensor]:
     return tap.run(model, IDS, sites_of(model)).values
 
 
-def sites_of(model: Model) -> list[Site]:
-    return [site for site in all_sites(LAYERS) if site.kind not in model.family.absent]
+def sites_of(model: Model, kinds: Iterable[str] = VECTOR_KINDS) -> list[Site]:
+    return [site for site in all_sites(LAYERS, kinds) if site.kind not in model.family.absent]
 
 
 def module_at(model: Model, kind: str, layer: int) -> Any:
-    return model.lm.get_submodule(model.family.place(Site(kind, layer)).path)
+    return model.module_at(Site(kind, layer))
 
 
 def layers(values: dict[Site, Tensor]) -> Iterator[Callable[[str], Tensor]]:
@@ -162,6 +104,10 @@ def test_the_mlp_reads_its_norm_and_gives_what_it_adds(model: Model, values: dic
         assert torch.equal(added, at("mlp_out"))
 
 
+def test_the_final_norm_reads_the_last_stream(model: Model, values: dict[Site, Tensor]):
+    assert torch.equal(values[Site("final_norm_in")], values[Site("resid_post", LAYERS - 1)])
+
+
 def _mlp(model: Model, layer: int) -> Any:
     return model.lm.get_submodule(f"{model.family.layers}.{layer}.mlp")
 
@@ -180,7 +126,7 @@ def _has(model: Model, kind: str) -> bool:
 
 def test_an_absent_site_says_why(model: Model):
     for kind in model.family.absent:
-        with pytest.raises(Unsupported, match="does not exist in gpt_neox"):
+        with pytest.raises(Unsupported, match=f"does not exist in {re.escape(model.family.name)}"):
             tap.run(model, IDS, [Site(kind, 0)])
 
 
@@ -230,7 +176,7 @@ def test_directions_give_the_logits(precise: Model):
     """The norm divides each token by a number of its own; its bias is the same for all."""
     model, last = precise, Site("resid_post", LAYERS - 1)
     run = tap.run(model, IDS, [last], with_logits=True)
-    norm, read = model.lm.get_submodule(model.family.final_norm), run.values[last]
+    norm, read = model.module_at(Site("final_norm_in")), run.values[last]
     seen = read - read.mean(-1, keepdim=True) if isinstance(norm, LayerNorm) else read
     direct = read @ model.logit_directions() * seen.square().mean(-1, keepdim=True).rsqrt()
     bias = getattr(norm, "bias", None)
@@ -262,3 +208,218 @@ def test_texts_begin_with_bos(model: Model):
 def test_edits_of_another_shape_are_refused(model: Model):
     with pytest.raises(ConfigError, match="return the same shape"):
         tap.run(model, IDS, edits={Site("resid_post", 0): lambda value: value[:1]})
+
+
+# ---- values that no module returns
+
+
+def test_heads_are_read_under_any_attention_and_scores_are_refused(model: Model):
+    heads = sites_of(model, HEAD_KINDS)
+    run = tap.run(model, IDS, heads, with_logits=True)
+    with torch.no_grad():
+        plain = model.lm(IDS, use_cache=False).logits
+    assert run.values.keys() == set(heads)
+    assert run.logits is not None and torch.equal(run.logits, plain)
+    if model.family.attention != "eager":
+        with pytest.raises(
+            Unsupported, match=r'loaded with sdpa.*attention = "eager" in \[model\]'
+        ):
+            tap.run(model, IDS, [Site("attn_pattern", 0)])
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def eager(request: pytest.FixtureRequest, folder: Path) -> Model:
+    config = {"dtype": request.param, "device": "cpu", "attention": "eager"}
+    return load.load(load.Config.parse({"name": str(folder), **config}, "test"))
+
+
+@pytest.fixture(scope="module")
+def inside(eager: Model) -> dict[Site, Tensor]:
+    """The values at all sites, and nothing that reading them changed."""
+    with torch.no_grad():
+        plain = eager.lm(IDS, use_cache=False).logits
+    run = tap.run(eager, IDS, sites_of(eager, KINDS), with_logits=True)
+    assert run.logits is not None and torch.equal(run.logits, plain)
+    with torch.no_grad():
+        assert torch.equal(eager.lm(IDS, use_cache=False).logits, plain)
+    return run.values
+
+
+@pytest.fixture(scope="module")
+def masks(eager: Model) -> list[Tensor]:
+    """The mask that each layer's attention adds to its scores."""
+    kept: list[Tensor] = []
+
+    def keep(_: object, __: object, named: dict[str, Any]) -> None:
+        kept.append(named["attention_mask"])
+
+    attention = [module_at(eager, "attn_scores", layer) for layer in range(LAYERS)]
+    hooks = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in attention]
+    with torch.no_grad():
+        eager.lm(IDS)
+    for hook in hooks:
+        hook.remove()
+    return kept
+
+
+def test_heads_have_their_sizes(eager: Model, inside: dict[Site, Tensor]):
+    n_keys = 4 if eager.family.name.startswith("gpt") else 2
+    for site in sites_of(eager, HEAD_KINDS):
+        assert inside[site].shape == (2, n_keys if site.kind[0] in "kv" else 4, 9, 8)
+    for site in sites_of(eager, SCORE_KINDS):
+        assert inside[site].shape == (2, 4, 9, 9)
+
+
+def test_queries_times_keys_are_the_scores(eager: Model, inside: dict[Site, Tensor]):
+    suffix = "_rot" if _has(eager, "q_rot") else ""
+    for layer, at in enumerate(layers(inside)):
+        keys = _repeated(at(f"k{suffix}")).transpose(2, 3)
+        scaling = module_at(eager, "q", layer).scaling
+        assert torch.equal(at(f"q{suffix}") @ keys * scaling, at("attn_scores"))
+
+
+def _repeated(value: Tensor) -> Tensor:
+    """One head of keys or values for each head of queries."""
+    n_groups = 4 // value.shape[1]
+    return value if n_groups == 1 else value.repeat_interleave(n_groups, 1)
+
+
+def test_rotation_keeps_lengths_and_the_first_position(eager: Model, inside: dict[Site, Tensor]):
+    if not _has(eager, "q_rot"):
+        pytest.skip("nothing is rotated")
+    close = {"rtol": 2e-2, "atol": 2e-2} if eager.lm.dtype == torch.bfloat16 else {}
+    for at in layers(inside):
+        for kind in "qk":
+            straight, turned = at(kind), at(f"{kind}_rot")
+            assert torch.equal(straight[:, :, 0], turned[:, :, 0])
+            assert not torch.allclose(straight[:, :, 1:], turned[:, :, 1:], atol=0.1)
+            torch.testing.assert_close(straight.norm(dim=-1), turned.norm(dim=-1), **close)
+
+
+def test_queries_keys_and_values_come_from_the_projections(
+    eager: Model, inside: dict[Site, Tensor]
+):
+    """Behind the norms that some families have there; values have none."""
+    for layer, at in enumerate(layers(inside)):
+        attention, read = module_at(eager, "q", layer), _read_by_attention(eager, at, layer)
+        with torch.no_grad():
+            made = _projected(eager, attention, read)
+        for kind, value in zip("qkv", made, strict=True):
+            norm = getattr(attention, f"{kind}_norm", None)
+            with torch.no_grad():
+                assert torch.equal(value if norm is None else norm(value), at(kind)), kind
+            assert norm is None or not torch.allclose(value, at(kind), atol=0.1)
+
+
+def _read_by_attention(model: Model, at: Callable[[str], Tensor], layer: int) -> Tensor:
+    module = model.lm.get_submodule(f"{model.family.layers}.{layer}")
+    with torch.no_grad():
+        norm: Any = module.ln_1 if hasattr(module, "ln_1") else module.input_layernorm
+        read: Tensor = norm(at("resid_pre"))
+    return read
+
+
+def _projected(model: Model, attention: Any, read: Tensor) -> list[Tensor]:
+    """Queries, keys and values as (batch, heads, position, d_head)."""
+    if hasattr(attention, "c_attn"):
+        made = attention.c_attn(read).chunk(3, dim=-1)
+    elif hasattr(attention, "query_key_value"):  # side by side in each head
+        made = attention.query_key_value(read).unflatten(-1, (4, 24)).chunk(3, dim=-1)
+        return [value.transpose(1, 2) for value in made]
+    else:
+        made = (attention.q_proj(read), attention.k_proj(read), attention.v_proj(read))
+    return [value.unflatten(-1, (-1, 8)).transpose(1, 2) for value in made]
+
+
+def test_the_cap_bends_the_scores(eager: Model, inside: dict[Site, Tensor]):
+    if not _has(eager, "attn_scores_capped"):
+        pytest.skip("no soft-cap")
+    cap = eager.lm.config.attn_logit_softcapping
+    for at in layers(inside):
+        assert torch.equal(torch.tanh(at("attn_scores") / cap) * cap, at("attn_scores_capped"))
+        assert not torch.equal(at("attn_scores"), at("attn_scores_capped"))
+
+
+def test_masked_scores_give_the_pattern(
+    eager: Model, inside: dict[Site, Tensor], masks: list[Tensor]
+):
+    last = "attn_scores_capped" if _has(eager, "attn_scores_capped") else "attn_scores"
+    # GPT-2 alone takes its softmax in the model's precision
+    dtype = None if eager.family.name == "gpt2" else torch.float32
+    for at, mask in zip(layers(inside), masks, strict=True):
+        pattern = torch.softmax(at(last) + mask, -1, dtype=dtype).to(eager.lm.dtype)
+        assert torch.equal(pattern, at("attn_pattern"))
+        assert not torch.equal(torch.softmax(at(last), -1), at("attn_pattern"))
+
+
+def test_the_pattern_mixes_values_into_heads(eager: Model, inside: dict[Site, Tensor]):
+    for at in layers(inside):
+        mixed = at("attn_pattern") @ _repeated(at("v"))
+        assert torch.equal(mixed.transpose(1, 2).flatten(2), at("attn_z"))
+
+
+def test_the_pattern_is_what_transformers_returns(
+    folder: Path, eager: Model, inside: dict[Site, Tensor]
+):
+    """From a model of its own: asking for attentions leaves hooks of transformers in it."""
+    kind, dtype = type(eager.lm), eager.lm.dtype
+    lm = kind.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    with torch.no_grad():
+        attentions = lm(IDS, use_cache=False, output_attentions=True).attentions
+    for at, attention in zip(layers(inside), attentions, strict=True):
+        assert torch.equal(attention, at("attn_pattern"))
+
+
+def test_no_two_values_of_heads_are_the_same(eager: Model, inside: dict[Site, Tensor]):
+    for kinds in (HEAD_KINDS, SCORE_KINDS):
+        found = [inside[site] for site in sites_of(eager, kinds)]
+        for i, one in enumerate(found):
+            assert not any(torch.equal(one, other) for other in found[:i])
+
+
+def test_edits_that_change_nothing_change_no_bit(eager: Model, inside: dict[Site, Tensor]):
+    writable = [s for s in sites_of(eager, KINDS) if s.kind not in eager.family.read_only]
+    edits = dict.fromkeys(writable, lambda value: value)
+    logits = tap.run(eager, IDS, edits=edits, with_logits=True).logits
+    assert logits is not None and torch.equal(logits, inside[Site("logits")])
+
+
+@pytest.mark.parametrize("kind", [*HEAD_KINDS, *SCORE_KINDS])
+def test_an_edit_of_heads_reaches_what_reads_them(eager: Model, kind: str):
+    if not _has(eager, kind):
+        pytest.skip("absent")
+    site, out = Site(kind, 1), [Site("attn_pattern", 1), Site("attn_z", 1)]
+    before = tap.run(eager, IDS, [site, *out]).values
+    after = tap.run(eager, IDS, [site, *out], {site: lambda value: value.flip(1) * 2}).values
+    assert torch.equal(after[site], before[site].flip(1) * 2)
+    assert not torch.equal(after[out[1]], before[out[1]])
+    assert torch.equal(after[out[0]], before[out[0]]) == (kind == "v")
+
+
+def test_a_pattern_may_be_replaced(eager: Model):
+    """Each token looking at itself alone: the heads hold its own values."""
+    site, values = Site("attn_pattern", 1), Site("v", 1)
+    edits = {site: lambda value: torch.eye(9).to(value).expand_as(value)}
+    read = tap.run(eager, IDS, [values, Site("attn_z", 1)], edits).values
+    own = _repeated(read[values]).transpose(1, 2).flatten(2)
+    assert torch.equal(read[Site("attn_z", 1)], own)
+
+
+def test_an_edit_between_attention_and_mlp_reaches_the_stream(precise: Model):
+    """As the same difference at attn_out does, and not as one that the MLP alone reads."""
+    if not _has(precise, "resid_mid"):
+        pytest.skip("nothing is in between")
+    shift, last = torch.full((32,), 0.5), Site("resid_post", 1)
+
+    def shifted(*edited: str) -> Tensor:
+        edits = {Site(kind, 1): lambda value: value + shift for kind in edited}
+        return tap.run(precise, IDS, [last], edits).values[last]
+
+    stream = shifted("resid_mid")
+    torch.testing.assert_close(stream, shifted("attn_out"), rtol=1e-5, atol=1e-5)
+    norm = module_at(precise, "mlp_in", 1)
+    hook = norm.register_forward_pre_hook(lambda _, args: (args[0] + shift,))
+    mlp_alone = shifted()
+    hook.remove()
+    torch.testing.assert_close(stream - shift, mlp_alone, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(stream, mlp_alone, atol=0.1)

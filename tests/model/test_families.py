@@ -10,14 +10,14 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from panscope.errors import Unsupported
 from panscope.model.families import FAMILIES, GEMMA2, PARALLEL_NEOX, Place, family_of, unit
-from panscope.sites import KINDS, Site, all_sites
+from panscope.sites import HEAD_KINDS, KINDS, SCORE_KINDS, Site, all_sites
 
 ALL = (*FAMILIES.values(), PARALLEL_NEOX)
 
 
 def test_every_kind_has_a_place_in_every_family_or_a_reason():
     for family in ALL:
-        assert set(family.places) | set(family.absent) == set(KINDS)
+        assert set(family.places) | set(family.absent) == set(KINDS), family.name
         assert not set(family.places) & set(family.absent)
 
 
@@ -31,7 +31,8 @@ def test_places_name_modules_of_the_whole_model():
 
 def test_no_two_sites_share_a_place():
     for family in ALL:
-        sites = [site for site in all_sites(3) if site.kind not in family.absent]
+        inside = (*HEAD_KINDS, *SCORE_KINDS)
+        sites = [s for s in all_sites(3, family.places) if s.kind not in inside]
         assert len({family.place(site) for site in sites}) == len(sites)
 
 
@@ -42,22 +43,33 @@ def test_a_site_that_an_architecture_lacks_says_why():
         PARALLEL_NEOX.refuse_edit(Site("resid_mid", 1))
 
 
-@pytest.mark.parametrize(
-    ("kind", "do"),
-    [
-        ("resid_mid", r"edit attn_out\.2 by the same"),
-        ("mlp_in_unit", r"edit mlp_in\.2, which is this times the norm's gain"),
-    ],
-)
-def test_an_edit_that_would_not_reach_all_is_refused(kind: str, do: str):
-    with pytest.raises(Unsupported, match=rf"site {kind}\.2: can be read but not edited; {do}"):
-        GEMMA2.refuse_edit(Site(kind, 2))
+def test_an_edit_that_would_not_reach_all_is_refused():
+    found = r"site mlp_in_unit\.2: can be read but not edited; edit mlp_in\.2, which is this times"
+    with pytest.raises(Unsupported, match=found):
+        GEMMA2.refuse_edit(Site("mlp_in_unit", 2))
 
 
 def test_all_other_sites_may_be_edited():
-    for site in all_sites(1):
-        if site.kind not in ("resid_mid", "mlp_in_unit"):
+    for site in all_sites(1, KINDS):
+        if site.kind != "mlp_in_unit":
             GEMMA2.refuse_edit(site)
+
+
+def test_a_path_that_leads_to_a_named_site_is_that_site():
+    for family in ALL:
+        for site in all_sites(3, family.places):
+            place = family.place(site)
+            if place.end != "inside" and place.end != "unit" and place.path:
+                assert family.named(Site(f"{place.path}.{place.end}")) == site
+    neurons = Site("model.layers.1.mlp.down_proj.input")
+    assert GEMMA2.named(neurons) == neurons
+    assert GEMMA2.place(neurons) == Place("model.layers.1.mlp.down_proj", "input")
+
+
+def test_the_same_path_is_another_site_elsewhere():
+    path = Site("model.layers.1.post_attention_layernorm.output")
+    assert GEMMA2.named(path) == Site("attn_out", 1)
+    assert FAMILIES["llama"].named(path) == Site("mlp_in", 1)
 
 
 def gained(norm: Module) -> Module:
@@ -86,11 +98,17 @@ def test_the_gain_times_the_unit_is_what_the_norm_returns(
         assert torch.equal(unit(norm, x.bfloat16()), unit(norm, x.bfloat16().float()).bfloat16())
 
 
-@pytest.mark.parametrize("described", [{"model_type": "mamba"}, {"model_type": None}, {}])
-def test_an_unknown_architecture_is_answered_with_the_known_ones(described: dict[str, Any]):
-    found = str(described.get("model_type"))
-    with pytest.raises(Unsupported, match=f"model m: .*'{found}'.*use a model of gemma2 or"):
+@pytest.mark.parametrize("described", [{"model_type": None}, {}])
+def test_a_configuration_without_an_architecture_is_refused(described: dict[str, Any]):
+    with pytest.raises(Unsupported, match=r"model m: .*no model_type; give it one, such as gemma2"):
         family_of(described, "m")
+
+
+def test_an_architecture_without_a_row_has_the_ends_of_its_modules():
+    family = family_of({"model_type": "mamba"}, "m")
+    assert family.place(Site("backbone.norm_f.input")) == Place("backbone.norm_f", "input")
+    with pytest.raises(Unsupported, match=r"site resid_post\.3: nobody has said .*'mamba'.*path"):
+        family.place(Site("resid_post", 3))
 
 
 def test_families_are_found_by_their_model_type():

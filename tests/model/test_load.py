@@ -5,6 +5,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -168,10 +169,21 @@ def test_a_hub_id_without_network():
         load.load(load.Config(name="nobody/nothing"))
 
 
-def test_another_architecture(folder: Path):
+def test_another_architecture_than_that_of_the_weights(folder: Path):
     edit_json(folder / "config.json", lambda tree: tree.update(model_type="mamba"))
-    with pytest.raises(Unsupported, match="'mamba' is not supported; use a model of gemma2 or"):
+    with pytest.raises(Unsupported, match=r"cannot be loaded .*check that the folder holds one wh"):
         load_cpu(folder)
+
+
+def test_attention_is_the_architectures_or_what_is_asked_for(tiny_model_folder: Path):
+    def loaded(attention: Literal["auto", "eager", "sdpa"]) -> Model:
+        config = load.Config(name=str(tiny_model_folder), device="cpu", attention=attention)
+        return load.load(config)
+
+    assert loaded("auto").lm.config._attn_implementation == "eager"
+    assert loaded("auto").digest == loaded("eager").digest
+    with pytest.raises(Unsupported, match="only the eager body has the soft-cap"):
+        loaded("sdpa")
 
 
 def test_code_that_comes_with_a_model_is_not_run(folder: Path):

@@ -1,6 +1,8 @@
 """The truth table of Gemma 2's sites, bit for bit; hooks without a trace; edits."""
 
+import copy
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from panscope.errors import ConfigError, NotFound, Unsupported
-from panscope.model import load, tap
+from panscope.model import ends, load, tap
 from panscope.model.families import GEMMA2, Place
 from panscope.model.load import Model
 from panscope.sites import Site, all_sites
@@ -412,12 +414,94 @@ def test_a_site_below_the_beginning_is_refused(tiny_model: Model, site: Site):
         tap.run(tiny_model, IDS, [site, Site("logits")], begin=begin)
 
 
+# ---- passes inside passes, and beside them
+
+
+def test_a_pass_within_an_edit_is_its_own(tiny_model: Model):
+    """Neither sees the other's edits, readings or beginning."""
+    site, other = Site("mlp_out", 1), IDS.flip(0)
+    whole = tap.run(tiny_model, other, SITES, with_logits=True)
+    stream = tap.run(tiny_model, IDS, [Site("resid_pre", 1)]).values[Site("resid_pre", 1)]
+    begin = tap.Begin(1, stream)
+    inner: list[tap.Run] = []
+
+    def edit(value: Tensor) -> Tensor:
+        inner.append(tap.run(tiny_model, other, SITES, with_logits=True))
+        begun = tap.run(tiny_model, other, with_logits=True, begin=tap.Begin(0, stream))
+        assert not torch.equal(begun.logits, whole.logits)
+        return 2 * value
+
+    above = [site for site in SITES if site.order >= (1, 0)]
+    nested = tap.run(tiny_model, IDS, above, {site: edit}, with_logits=True, begin=begin)
+    plain = tap.run(tiny_model, IDS, above, {site: lambda x: 2 * x}, with_logits=True)
+    assert torch.equal(nested.logits, plain.logits)
+    assert all(torch.equal(nested.values[s], plain.values[s]) for s in above)
+    assert torch.equal(inner[0].logits, whole.logits)
+    assert all(torch.equal(inner[0].values[s], whole.values[s]) for s in SITES)
+    assert not any("forward" in vars(module) for module in tiny_model.lm.modules())
+
+
+def test_what_hid_a_forward_before_hides_it_after(tiny_model: Model):
+    """As accelerate's hooks do, which move weights."""
+    layer = tiny_model.lm.model.layers[0]
+    own = layer.forward
+    layer.forward = lambda *args, **kwargs: own(*args, **kwargs)
+    hiding = layer.forward
+    tap.run(tiny_model, IDS, with_logits=True, begin=tap.Begin(1, torch.zeros(2, 20, 32)))
+    assert layer.forward is hiding
+    del layer.forward
+
+
+def test_two_threads_run_two_models(tiny_model: Model, tiny_model_folder: Path):
+    two = load.load(load.Config(name=str(tiny_model_folder), device="cpu"))
+    site = Site("resid_post", 1)
+    expected = [tap.run(tiny_model, IDS, [site], {site: added(n)}).values[site] for n in (1, 2)]
+
+    def often(model: Model, n: int) -> list[Tensor]:
+        return [tap.run(model, IDS, [site], {site: added(n)}).values[site] for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(often, (tiny_model, two), (1, 2)))
+    for values, same in zip(made, expected, strict=True):
+        assert all(torch.equal(value, same) for value in values)
+
+
+def added(number: int) -> tap.Edit:
+    return lambda value: value + number
+
+
 # ---- what cannot be
 
 
+@pytest.mark.parametrize(
+    "part", ["whole", "in place", "forward", "a layer", "a layer in place", "within a layer"]
+)
+def test_a_compiled_model_is_refused(tiny_model: Model, part: str):
+    """Its code would not come by the hooks."""
+    lm = copy.deepcopy(tiny_model.lm)
+    layers = lm.model.layers
+    if part == "whole":
+        lm = torch.compile(lm, backend="eager")
+    elif part == "in place":
+        lm.compile(backend="eager")
+    elif part == "forward":
+        lm.forward = torch.compile(lm.forward, backend="eager")
+    elif part == "a layer":
+        layers[1] = torch.compile(layers[1], backend="eager")
+    elif part == "a layer in place":
+        layers[1].compile(backend="eager")
+    else:
+        layers[1].mlp = torch.compile(layers[1].mlp, backend="eager")
+    compiled = replace(tiny_model, lm=lm)
+    with pytest.raises(Unsupported, match=r"is compiled, and compiled code does not see hooks"):
+        tap.run(compiled, IDS, [Site("resid_post", 0)])
+    with pytest.raises(Unsupported, match=r"declare the sites before \(model/static\.py\)"):
+        tap.run(compiled, IDS, with_logits=True)
+
+
 def test_a_site_that_cannot_be_edited(tiny_model: Model):
-    with pytest.raises(Unsupported, match=r"site resid_mid\.1: .*edit attn_out\.1 by the same"):
-        tap.run(tiny_model, IDS, edits={Site("resid_mid", 1): lambda x: x})
+    with pytest.raises(Unsupported, match=r"site mlp_in_unit\.1: .*edit mlp_in\.1, which is this"):
+        tap.run(tiny_model, IDS, edits={Site("mlp_in_unit", 1): lambda x: x})
 
 
 def test_a_layer_that_is_not_there(tiny_model: Model):
@@ -448,7 +532,7 @@ def test_layers_that_return_tuples_keep_the_batch(tiny_model: Model):
         kept.append(x)
         return x + 1
 
-    out = tap._through((value, "attention"), reach)
+    out = ends.through((value, "attention"), reach)
     assert torch.equal(kept[0], value)
     assert torch.equal(out[0], value + 1)
     assert out[1] == "attention"

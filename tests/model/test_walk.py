@@ -10,7 +10,7 @@ from panscope.errors import ConfigError, NotFound, Unsupported
 from panscope.model import load, tap
 from panscope.model.load import Model
 from panscope.model.walk import walk
-from panscope.sites import Site, all_sites
+from panscope.sites import KINDS, Site, all_sites
 
 IDS = torch.randint(4, 4096, (2, 7), generator=torch.Generator().manual_seed(1))
 STREAM = [Site("resid_post", layer) for layer in range(3)]
@@ -29,7 +29,7 @@ def n_added(tiny_model: Model) -> Callable[[], int]:
 
 
 def test_it_sees_every_site_in_order_with_the_values_of_tap(tiny_model: Model):
-    sites = all_sites(3)
+    sites = all_sites(3, KINDS)
     values = tap.run(tiny_model, IDS, sites).values
     with walk(tiny_model, IDS, reversed(sites)) as steps:
         seen = dict(steps)
@@ -130,7 +130,7 @@ def test_a_value_of_another_shape_is_refused_where_it_is_sent(
 
 
 def test_a_site_that_can_only_be_read_takes_nothing(tiny_model: Model):
-    with walk(tiny_model, IDS, [Site("resid_mid", 1)]) as steps:
+    with walk(tiny_model, IDS, [Site("mlp_in_unit", 1)]) as steps:
         for _, value in steps:
             with pytest.raises(Unsupported, match="can be read but not edited"):
                 steps.send(value)
@@ -138,19 +138,20 @@ def test_a_site_that_can_only_be_read_takes_nothing(tiny_model: Model):
         steps.send(torch.zeros(1))
 
 
-def test_another_pass_of_the_same_model_inside_is_refused(
+def test_another_pass_of_the_same_model_inside_is_its_own(
     tiny_model: Model, n_added: Callable[[], int]
 ):
+    run = tap.run(tiny_model, IDS, STREAM, with_logits=True)
     with walk(tiny_model, IDS, STREAM) as steps:
-        for _ in steps:
-            with pytest.raises(ConfigError, match=r"came to resid_post\.0 while a walk"):
-                tap.run(tiny_model, IDS, with_logits=True)
-            with (
-                walk(tiny_model, IDS, STREAM) as inner,
-                pytest.raises(ConfigError, match="under way"),
-            ):
-                next(inner)
-    assert steps.logits is not None and n_added() == 0
+        for site, value in steps:
+            inside = tap.run(tiny_model, IDS, STREAM, {STREAM[0]: torch.zeros_like}).values
+            assert not inside[STREAM[0]].any()
+            with walk(tiny_model, IDS, STREAM) as inner:
+                assert [site for site, _ in inner] == STREAM
+            assert torch.equal(value, run.values[site])
+            assert inner.logits is not None and torch.equal(inner.logits, run.logits)
+    assert steps.logits is not None and torch.equal(steps.logits, run.logits)
+    assert n_added() == 0
 
 
 def test_two_models_may_be_walked_together(tiny_model: Model, tiny_model_folder: Path):

@@ -13,12 +13,12 @@ import torch
 
 from panscope import files
 from panscope.dist import Share
-from panscope.errors import ConfigError, Incomplete, NotFound, PanscopeError
+from panscope.errors import ConfigError, Incomplete, NotFound, PanscopeError, Unsupported
 from panscope.events import Advanced, Event, Finished, Started, Warned, silent
 from panscope.model import tap, text
 from panscope.model.load import Model
 from panscope.model.text import Rows
-from panscope.sites import Site
+from panscope.sites import VECTOR_KINDS, WHOLE_KINDS, Site
 from panscope.stages import harvest
 from panscope.stages.harvest import Config, RowsFrom
 from panscope.store.reader import Store
@@ -189,11 +189,41 @@ def test_too_little_text_is_refused_and_not_waited_for():
         next(batches(CONFIG, 5, rows=lambda row: iter(())))
 
 
+def test_a_glob_takes_no_scores(tmp_path: Path):
+    run(tmp_path / "store", config(sites=("*.0",)))
+    kinds = [site.kind for site in Store.open(tmp_path / "store").sites]
+    assert kinds == [kind for kind in VECTOR_KINDS if kind not in WHOLE_KINDS]
+
+
+def test_names_of_other_libraries_make_the_same_store(tmp_path: Path):
+    run(tmp_path / "ours", config(sites=("resid_post.0", "attn_z.1")))
+    theirs = ("model.layers.0.output", "blocks.1.attn.hook_z")
+    run(tmp_path / "theirs", config(sites=theirs))
+    assert Store.open(tmp_path / "theirs").sites == SITES
+    assert hashes(tmp_path / "ours") == hashes(tmp_path / "theirs")
+
+
+def hashes(folder: Path) -> set[str]:
+    return {files.sha256_of(path) for path in folder.rglob("*.safetensors")}
+
+
+def test_a_modules_end_is_harvested_by_its_path(tmp_path: Path):
+    neurons = Site("model.layers.1.mlp.down_proj.input")
+    run(tmp_path / "store", config(sites=(str(neurons),)))
+    store = Store.open(tmp_path / "store")
+    assert store.facts.sites == {str(neurons): 24}
+    (batch,) = first(1, store.batches([neurons], 5, seed=0))
+    assert batch.values[neurons].shape == (5, 24)
+
+
 def test_what_cannot_be_harvested_is_refused_at_once(tmp_path: Path):
     with pytest.raises(NotFound, match="the model has 2 layers"):
         batches(config(sites=("resid_post.2",)), 5)
     with pytest.raises(ConfigError, match="logits would be a whole vocabulary"):
         run(tmp_path / "store", config(sites=("*",)))
+    for name in ("q.0", "attn_pattern.*"):
+        with pytest.raises(Unsupported, match="has no vector for each token; read it with"):
+            run(tmp_path / "store", config(sites=(name,)))
     with pytest.raises(ConfigError, match="the text has no rows; give more text"):
         run(tmp_path / "store", rows=lambda row: iter(()))
     with pytest.raises(ConfigError, match="bucket_tokens is 0"):

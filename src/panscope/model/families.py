@@ -1,9 +1,9 @@
 """Where each site lives in each architecture: one table, a row a family.
 
 A place is a module's path, relative to a layer or to the whole model, and whether the site is the
-module's input, its output, or, at a norm, its input normalised and not yet scaled. The module of
-`embed` and those of the layers return what enters the next layer and nothing beside it: a pass that
-begins at a layer has them return its stream.
+module's input, its output, at a norm its input normalised and not yet scaled, or a value inside the
+module's function (`inside`). The module of `embed` and those of the layers return what enters the
+next layer and nothing beside it: a pass that begins at a layer has them return its stream.
 
 The same name means different things: `post_attention_layernorm` is Gemma's norm behind attention,
 but the norm before the MLP of Llama, Qwen and GPT-NeoX. A test compares every row with the sums
@@ -20,7 +20,7 @@ from torch.nn import LayerNorm, Linear, Module
 from torch.nn.functional import layer_norm
 
 from panscope.errors import Unsupported
-from panscope.sites import Site
+from panscope.sites import HEAD_KINDS, SCORE_KINDS, WHOLE_KINDS, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Place:
     """A module's path (layered sites: below the layer; "" is the layer itself) and which end."""
 
     path: str
-    end: Literal["input", "output", "unit"]
+    end: Literal["input", "output", "unit", "inside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +37,17 @@ class Family:
 
     `read_only` maps the kinds that an edit cannot reach to the sentence that says what can;
     `absent` those that do not exist to the reason. `attention` is a name that transformers knows as
-    `attn_implementation`.
+    `attn_implementation`; None leaves the choice to transformers.
     """
 
     name: str
     layers: str
-    final_norm: str
     places: Mapping[str, Place]
     read_only: Mapping[str, str]
     absent: Mapping[str, str] = field(default_factory=dict)
     resid_post_is: tuple[str, ...] = ("resid_mid", "mlp_out")
     """The sum that leaves a layer, in the order in which it is made: another rounds otherwise."""
-    attention: str = "sdpa"
+    attention: str | None = "sdpa"
     gain_base: float = 0.0
     """Norms multiply by this plus their weight: Gemma's by 1 + weight."""
     has_post_norms: bool = False
@@ -59,18 +58,36 @@ class Family:
 
         Raises Unsupported for a site that the architecture does not have.
         """
+        if site.is_path:
+            return _written(site)
         if site.kind in self.absent:
             why = f"does not exist in {self.name}: {self.absent[site.kind]}"
             raise Unsupported(f"site {site}", why, "name other sites")
+        if site.kind not in self.places:
+            found = f"nobody has said where it is in the architecture {self.name!r}"
+            do = "name a module's end by its path, such as model.layers.0.output"
+            raise Unsupported(f"site {site}", found, do)
         place = self.places[site.kind]
         if site.layer is None:
             return place
         path = f"{self.layers}.{site.layer}"
         return Place(f"{path}.{place.path}" if place.path else path, place.end)
 
+    def named(self, site: Site) -> Site:
+        """Return the site that has a name where a path leads, or the path's own."""
+        if not site.is_path:
+            return site
+        layer, written = site.order[0], _written(site)
+        for kind in self.places:
+            known = Site(kind, None if kind in WHOLE_KINDS else layer)
+            if self.place(known) == written:
+                return known
+        return site
+
     def refuse_edit(self, site: Site) -> None:
         """Raise Unsupported if an edit at a site would not reach all that reads it."""
         self.place(site)
+        site = self.named(site)
         if site.kind in self.read_only:
             do = self.read_only[site.kind].format(layer=site.layer)
             raise Unsupported(f"site {site}", "can be read but not edited", do)
@@ -82,11 +99,15 @@ class Family:
         return gain
 
 
-# The stream is kept aside before the norm reads it: a hook there reaches the MLP branch only.
-READ_ONLY = {
-    "resid_mid": "edit attn_out.{layer} by the same difference",
-    "mlp_in_unit": "edit mlp_in.{layer}, which is this times the norm's gain",
-}
+def _written(site: Site) -> Place:
+    """Take a path apart."""
+    path, _, end = site.kind.rpartition(".")
+    return Place(path, "input" if end == "input" else "output")
+
+
+READ_ONLY = {"mlp_in_unit": "edit mlp_in.{layer}, which is this times the norm's gain"}
+NO_CAP = "its attention scores have no soft-cap"
+NO_ROTATION = "positions are added to the embedding, queries and keys are not rotated"
 
 
 def _row(
@@ -94,6 +115,7 @@ def _row(
     layers: str,
     *,
     embed: str,
+    attention: str,
     attn_z: str,
     attn_out: str,
     mlp_norm: str,
@@ -102,6 +124,7 @@ def _row(
 ) -> Family:
     """Name the modules: `attn_z` is what one reads, `mlp_norm` what the MLP reads through."""
     places = {
+        **dict.fromkeys((*HEAD_KINDS, *SCORE_KINDS), Place(attention, "inside")),
         "embed": Place(embed, "output"),
         "resid_pre": Place("", "input"),
         "attn_z": Place(attn_z, "input"),
@@ -111,24 +134,32 @@ def _row(
         "mlp_in": Place(mlp_norm, "output"),
         "mlp_out": Place(mlp_out, "output"),
         "resid_post": Place("", "output"),
+        "final_norm_in": Place(final_norm, "input"),
         "logits": Place("", "output"),
     }
-    return Family(name, layers, final_norm, places, READ_ONLY)
+    return _without(Family(name, layers, places, READ_ONLY), attn_scores_capped=NO_CAP)
 
 
-def _gemma(name: str, root: str, attention: str) -> Family:
+def _without(family: Family, **reasons: str) -> Family:
+    """Take kinds out of a row, and say why."""
+    places = {kind: place for kind, place in family.places.items() if kind not in reasons}
+    return replace(family, places=places, absent={**family.absent, **reasons})
+
+
+def _gemma(name: str, root: str) -> Family:
     """What a sub-layer adds stands after its post-norm, not after the sub-layer."""
     row = _row(
         name,
         f"{root}.layers",
         embed=f"{root}.embed_tokens",  # times sqrt(d_model) already
+        attention="self_attn",
         attn_z="self_attn.o_proj",
         attn_out="post_attention_layernorm",
         mlp_norm="pre_feedforward_layernorm",
         mlp_out="post_feedforward_layernorm",
         final_norm=f"{root}.norm",
     )
-    return replace(row, attention=attention, gain_base=1.0, has_post_norms=True)
+    return replace(row, gain_base=1.0, has_post_norms=True)
 
 
 def _llama(name: str) -> Family:
@@ -137,6 +168,7 @@ def _llama(name: str) -> Family:
         name,
         "model.layers",
         embed="model.embed_tokens",
+        attention="self_attn",
         attn_z="self_attn.o_proj",
         attn_out="self_attn.o_proj",
         mlp_norm="post_attention_layernorm",
@@ -147,31 +179,38 @@ def _llama(name: str) -> Family:
 
 def _side_by_side(family: Family) -> Family:
     """Pythia's attention and MLP read the same stream: nothing is in between."""
-    return replace(
-        family,
-        name=f"{family.name} (parallel)",
-        places={kind: place for kind, place in family.places.items() if kind != "resid_mid"},
-        absent={"resid_mid": "attention and MLP read resid_pre side by side"},
-        resid_post_is=("mlp_out", "attn_out", "resid_pre"),
-    )
+    row = _without(family, resid_mid="attention and MLP read resid_pre side by side")
+    order = ("mlp_out", "attn_out", "resid_pre")
+    return replace(row, name=f"{family.name} (parallel)", resid_post_is=order)
 
 
-# Gemma 2's soft-cap of attention scores lives only in the eager body.
-GEMMA2 = _gemma("gemma2", "model", "eager")
-GPT2 = _row(
-    "gpt2",
-    "transformer.h",
-    embed="transformer.drop",  # behind the sum of both embeddings
-    attn_z="attn.c_proj",
-    attn_out="attn",
-    mlp_norm="ln_2",
-    mlp_out="mlp",
-    final_norm="transformer.ln_f",
+def _soft_capped(family: Family) -> Family:
+    """Gemma 2's soft-cap of attention scores lives only in the eager body."""
+    places = {**family.places, "attn_scores_capped": family.places["attn_scores"]}
+    return replace(family, places=places, absent={}, attention="eager")
+
+
+GEMMA2 = _soft_capped(_gemma("gemma2", "model"))
+GPT2 = _without(
+    _row(
+        "gpt2",
+        "transformer.h",
+        embed="transformer.drop",  # behind the sum of both embeddings
+        attention="attn",
+        attn_z="attn.c_proj",
+        attn_out="attn",
+        mlp_norm="ln_2",
+        mlp_out="mlp",
+        final_norm="transformer.ln_f",
+    ),
+    q_rot=NO_ROTATION,
+    k_rot=NO_ROTATION,
 )
 GPT_NEOX = _row(
     "gpt_neox",
     "gpt_neox.layers",
     embed="gpt_neox.emb_dropout",
+    attention="attention",
     attn_z="attention.dense",
     attn_out="post_attention_dropout",
     mlp_norm="post_attention_layernorm",
@@ -182,8 +221,8 @@ PARALLEL_NEOX = _side_by_side(GPT_NEOX)
 
 FAMILIES: dict[str, Family] = {
     "gemma2": GEMMA2,
-    "gemma3_text": _gemma("gemma3_text", "model", "sdpa"),
-    "gemma3": _gemma("gemma3", "model.language_model", "sdpa"),  # with a vision tower beside
+    "gemma3_text": _gemma("gemma3_text", "model"),
+    "gemma3": _gemma("gemma3", "model.language_model"),  # with a vision tower beside
     "llama": _llama("llama"),
     "qwen2": _llama("qwen2"),
     "qwen3": _llama("qwen3"),
@@ -194,11 +233,16 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(described: Mapping[str, Any], name: str) -> Family:
-    """Look the architecture of a Hugging Face configuration up."""
+    """Look the architecture of a Hugging Face configuration up.
+
+    One that has no row gets an empty one: its sites are the ends of its modules, by their paths.
+    """
     model_type = described.get("model_type")
+    if not model_type:
+        do = f"give it one, such as {' or '.join(FAMILIES)}"
+        raise Unsupported(f"model {name}", "its config.json has no model_type", do)
     if model_type not in FAMILIES:
-        found = f"architecture {str(model_type)!r} is not supported"
-        raise Unsupported(f"model {name}", found, f"use a model of {' or '.join(FAMILIES)}")
+        return Family(model_type, "", {}, {}, attention=None)
     if model_type == "gpt_neox" and described.get("use_parallel_residual", True):
         return PARALLEL_NEOX
     return FAMILIES[model_type]

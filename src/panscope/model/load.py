@@ -7,10 +7,9 @@ weights that it does not find random values and a warning; here that is an error
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +24,16 @@ from torch.nn import LayerNorm, Module
 
 from panscope import config
 from panscope.errors import ConfigError, Corrupt, NotFound, Unsupported
+from panscope.model import aliases, ends
 from panscope.model.families import Family, family_of, matrix
+from panscope.model.pieces import piece
 from panscope.model.shape import Shape, refuse_another, shape_of
-from panscope.sites import Site
+from panscope.sites import VECTOR_KINDS, Site
 
 POCKET = "pocket"
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+TRANSFORMERS_MAY_BE_WHY = f"transformers {transformers.__version__} may be why"
 NOT_IN_DIGEST = ("transformers_version", "dtype", "_name_or_path", "architectures")
 
 
@@ -43,6 +45,8 @@ class Config(config.Config):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    """Which attention body runs: auto is the architecture's; eager alone keeps scores."""
     shape: Shape | None = None
     """Its sizes, to plan with where the model is not; loading refuses a model of another shape."""
 
@@ -85,10 +89,22 @@ class Model:
         device: torch.device = self.lm.device
         return device
 
+    def sites(self, patterns: Iterable[str]) -> tuple[Site, ...]:
+        """Expand names, globs and other libraries' names (`aliases`), in forward order."""
+        return aliases.sites(self.lm, self.family, self.n_layers, patterns)
+
     def d_at(self, site: Site) -> int:
-        """Return the size of the vector at a site."""
+        """Return the size of the vector that each token has at a site.
+
+        Raises Unsupported for a site that has none.
+        """
         if site.kind == "attn_z":
-            return len(matrix(self._module_at(site)))
+            return len(matrix(self.module_at(site)))
+        if site.is_path:
+            return self._measured(site)
+        if site.kind not in VECTOR_KINDS:
+            do = "read it with tap.run, or name an end of a projection, such as q_proj.output"
+            raise _no_vector(site, do)
         return self.n_vocab if site.kind == "logits" else self.d_model
 
     def encode(self, text: str) -> list[int]:
@@ -98,7 +114,7 @@ class Model:
 
     def pieces(self) -> list[str]:
         """Return how each token id is shown; a part of a character shows as its bytes, <E2 80>."""
-        return [_piece(self.tokenizer, i) for i in range(self.n_vocab)]
+        return [piece(self.tokenizer, i) for i in range(self.n_vocab)]
 
     def logit_directions(self) -> Float[Tensor, "d_model vocab"]:
         """Return the unembedding with the final norm's gain folded in.
@@ -106,7 +122,7 @@ class Model:
         The norm also divides, by a positive number that depends on the whole stream, and the
         soft-cap bends: products with a direction are effects relative to one another.
         """
-        norm = self.lm.get_submodule(self.family.final_norm)
+        norm = self.module_at(Site("final_norm_in"))
         return self._gained(norm, self.lm.get_output_embeddings().weight.float().T)
 
     def to_logits(self, site: Site) -> Float[Tensor, "d_out vocab"]:
@@ -115,11 +131,14 @@ class Model:
         From `attn_z` it goes through the output projection and the gain of a norm behind it; at
         the other sites it is `logit_directions`.
         """
+        if self.family.named(site).is_path:
+            found = "nothing is known of the way from there to the logits"
+            raise Unsupported(f"site {site}", found, "describe a site that has a name")
         if site.kind != "attn_z":
             return self.logit_directions()
-        through = matrix(self._module_at(site))
+        through = matrix(self.module_at(site))
         if self.family.has_post_norms:
-            behind = self._module_at(Site("attn_out", site.layer))
+            behind = self.module_at(Site("attn_out", site.layer))
             through = through * self.family.gain(behind)
         return through @ self.logit_directions()
 
@@ -128,9 +147,36 @@ class Model:
         gained = self.family.gain(norm)[:, None] * read
         return gained - gained.mean(0) if isinstance(norm, LayerNorm) else gained
 
-    def _module_at(self, site: Site) -> Module:
-        module: Module = self.lm.get_submodule(self.family.place(site).path)
+    @torch.no_grad()
+    def _measured(self, site: Site) -> int:
+        """Read the size off a pass over two rows of three tokens."""
+        shapes: list[tuple[int, ...]] = []
+        place = self.family.place(site)
+        assert place.end != "inside"
+
+        def measure(value: Any) -> Any:
+            shapes.append(tuple(getattr(value, "shape", ())))
+            return value
+
+        with ends.register(self.module_at(site), place.end, measure):
+            self.lm(torch.full((2, 3), self.bos_id, device=self.device), use_cache=False)
+        if not shapes or len(shapes[0]) != 3 or shapes[0][:2] != (2, 3):
+            raise _no_vector(site, "name the end of another module")
+        return shapes[0][2]
+
+    def module_at(self, site: Site) -> Module:
+        """Return the module at one of whose ends, or in whose function, a site is."""
+        path = self.family.place(site).path
+        try:
+            module: Module = self.lm.get_submodule(path)
+        except AttributeError as error:
+            found = f"{self.name} has no module {path}"
+            raise Unsupported(f"site {site}", found, TRANSFORMERS_MAY_BE_WHY) from error
         return module
+
+
+def _no_vector(site: Site, do: str) -> Unsupported:
+    return Unsupported(f"site {site}", "has no vector for each token", do)
 
 
 def load(config: Config) -> Model:
@@ -150,7 +196,7 @@ def load(config: Config) -> Model:
     special_ids = frozenset(tokenizer.all_special_ids)
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True  # a "<bos>" in a text is text, not a beginning
-    digest = _digest(lm, backend, bos_id, config)
+    digest = _digest(lm, backend, bos_id, family, config)
     lm = lm.eval().requires_grad_(False).to(device)
     return Model(lm, backend, family, config.name, digest, bos_id, special_ids)
 
@@ -218,7 +264,7 @@ def _weights(path: str, family: Family, config: Config) -> Any:
     lm, loading = transformers.AutoModelForCausalLM.from_pretrained(
         path,
         dtype=getattr(torch, config.dtype),
-        attn_implementation=family.attention,
+        attn_implementation=_attention(family, config),
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
@@ -231,6 +277,14 @@ def _weights(path: str, family: Family, config: Config) -> Any:
         if not weight.isfinite().all():
             raise Corrupt(where, f"{name} holds infinite or undefined numbers", again)
     return lm
+
+
+def _attention(family: Family, config: Config) -> str | None:
+    """Return which attention body runs; refuse one that would leave a soft-cap out."""
+    if (family.attention, config.attention) == ("eager", "sdpa"):
+        found = f"only the eager body has the soft-cap of {family.name}'s attention"
+        raise Unsupported(f"model {config.name}", found, 'use attention = "eager"')
+    return family.attention if config.attention == "auto" else config.attention
 
 
 def _tokenizer(path: str, name: str) -> Any:
@@ -259,37 +313,17 @@ def _checked_bos(tokenizer: Any, n_vocab: int, name: str) -> int:
     return int(begins[0])
 
 
-def _digest(lm: Any, tokenizer: Tokenizer, bos_id: int, config: Config) -> str:
-    """Hash what decides an activation: configuration, dtype, tokenizer, weights."""
+def _digest(lm: Any, tokenizer: Tokenizer, bos_id: int, family: Family, config: Config) -> str:
+    """Hash what decides an activation: configuration, dtype, attention, tokenizer, weights."""
     described = {k: v for k, v in lm.config.to_diff_dict().items() if k not in NOT_IN_DIGEST}
     head = [described, config.dtype, bos_id, tokenizer.to_str()]
+    if _attention(family, config) != family.attention:  # another body rounds otherwise
+        head.append(config.attention)
     hashed = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for name, weight in lm.named_parameters():
         hashed.update(f"{name} {tuple(weight.shape)}".encode())
         hashed.update(weight.detach().contiguous().view(torch.uint8).numpy())
     return hashed.hexdigest()
-
-
-def _piece(tokenizer: Tokenizer, token_id: int) -> str:
-    """Decode one token; where that is not whole characters, show its bytes."""
-    text: str = tokenizer.decode([token_id], skip_special_tokens=False)
-    if text and "\ufffd" not in text:
-        return text
-    name: str = tokenizer.id_to_token(token_id) or str(token_id)
-    if name.startswith("<") or not set(name) <= set(_byte_letters()):
-        return name
-    return f"<{bytes(_byte_letters()[letter] for letter in name).hex(' ').upper()}>"
-
-
-@cache
-def _byte_letters() -> dict[str, int]:
-    """Map the letters in which byte-level BPE writes bytes to the bytes.
-
-    Printable Latin-1 stands for itself, the other bytes in order for code points from 256 on.
-    """
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = sorted(set(range(256)) - set(plain))
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
 
 
 def first_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import CodeType, FunctionType, MappingProxyType, MethodType
 from typing import Any
 
@@ -34,6 +35,8 @@ from panscope.model.syntax import (
 )
 
 NO_NAMES: Mapping[str, object] = MappingProxyType({})
+REMEMBERED = 256
+"""How many trees and codes are kept: making one takes 10 ms, a pass of a small model no longer."""
 
 
 @dataclass(eq=False, slots=True)
@@ -137,12 +140,17 @@ def _state(function: FunctionType) -> _Patched:
     """Return what is known of a function; reads its source if it has no patch."""
     if function in _PATCHED:
         return _PATCHED[function]
+    return _Patched(function.__code__, _read(function, function.__code__))
+
+
+@lru_cache(REMEMBERED)
+def _read(function: FunctionType, code: CodeType) -> FunctionDef:
     try:
-        source = inspect.getsource(function)
+        source = inspect.getsource(code)
     except (OSError, TypeError) as error:
         do = "patch a function that a file defines"
         raise Unsupported(_name(function), "its source cannot be read", do) from error
-    return _Patched(function.__code__, parse_function(source, _name(function)))
+    return parse_function(source, _name(function))
 
 
 def _install(function: FunctionType, made: Patch, known: Collection[str] = ()) -> None:
@@ -150,12 +158,19 @@ def _install(function: FunctionType, made: Patch, known: Collection[str] = ()) -
     state = _state(function)
     _refuse_another(state.tree, known, made.where)
     made.before = made.after = state.patches[-1].after if state.patches else state.tree
-    for change in made.changes:
-        made.after = rewritten(made.after, change, made.where)
+    made.after = _changed(made.before, made.changes, made.where)
     names = _bound(state, made)
-    function.__code__ = _compiled(function, state.code, made, names)
+    code, marks = _compiled(function, state.code, made.after, tuple(names))
+    function.__code__ = _with_constants(code, {marks[name]: names[name] for name in names})
     state.patches.append(made)
     _PATCHED[function] = state
+
+
+@lru_cache(REMEMBERED)
+def _changed(tree: FunctionDef, changes: tuple[Change, ...], where: str) -> FunctionDef:
+    for change in changes:
+        tree = rewritten(tree, change, where)
+    return tree
 
 
 def _refuse_another(tree: FunctionDef, known: Collection[str], where: str) -> None:
@@ -186,18 +201,20 @@ def _bound(state: _Patched, made: Patch) -> dict[str, object]:
     return {**names, **made.names}
 
 
+@lru_cache(REMEMBERED)
 def _compiled(
-    function: FunctionType, original: CodeType, made: Patch, names: Mapping[str, object]
-) -> CodeType:
-    """Compile a patched tree to code that can stand in the function's place.
+    function: FunctionType, original: CodeType, after: FunctionDef, names: tuple[str, ...]
+) -> tuple[CodeType, Mapping[str, str]]:
+    """Compile a patched tree to code that can stand in the function's place, but for its names.
 
     Around it stand a function with the same free variables, and the class for its private names.
-    Names that came with patches become constants, so that no global of anybody's is touched.
+    Names that came with patches are to become constants, so that no global of anybody's is touched:
+    returned beside the code are the strings that stand for them.
     """
-    file = f"<{made.where}, {next(_NUMBERS)}>"
-    tree = ast.parse(made.source)
+    where, source = _name(function), ast.unparse(after)
+    file = f"<{where}, {next(_NUMBERS)}>"
     marks = {name: f"panscope-{i}-{name}" for i, name in enumerate(names)}
-    scope = _around(function, original, _Marked(marks).visit(tree).body)
+    scope = _around(function, original, _Marked(marks).visit(ast.parse(source)).body)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # a marked call looks like a string's
         module = compile(scope, file, "exec")
@@ -205,10 +222,10 @@ def _compiled(
     if code.co_freevars != original.co_freevars:
         found = f"it uses {code.co_freevars} of what encloses it, and was compiled with "
         do = "use the same variables of the enclosing function, all of them"
-        raise ConfigError(made.where, found + str(original.co_freevars), do)
-    lines = made.source.splitlines(keepends=True)
-    linecache.cache[file] = (len(made.source), None, lines, file)  # for tracebacks and debuggers
-    return _with_constants(code, {marks[name]: value for name, value in names.items()})
+        raise ConfigError(where, found + str(original.co_freevars), do)
+    lines = source.splitlines(keepends=True)
+    linecache.cache[file] = (len(source), None, lines, file)  # for tracebacks and debuggers
+    return code, marks
 
 
 class _Marked(ast.NodeTransformer):

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import textwrap
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from panscope.errors import ConfigError
@@ -65,6 +66,7 @@ def canonical(node: object) -> str:
     return f"{type(node).__name__}({','.join(f'{n}={canonical(v)}' for n, v in fields)})"
 
 
+@lru_cache(256)
 def digest(function: FunctionDef) -> str:
     """Name a function by its code: the first 12 digits of a SHA-256, docstring left out."""
     bare = copy.deepcopy(function)

@@ -92,14 +92,12 @@ class Walk:
             self._pass.throw(GreenletExit)
 
     def _run(self, _: None) -> None:
-        logits = tap.visit(self._model, self._ids, self._sites, self._reach, self._with_logits)
+        with torch.no_grad():
+            logits = tap.visit(self._model, self._ids, self._sites, self._reach, self._with_logits)
         self.logits = logits if self._with_logits else None
 
     def _reach(self, site: Site, value: Tensor) -> Tensor:
         """Hand a step to the loop, and wait."""
-        if getcurrent() is not self._pass:
-            found = f"another pass of {self._model.name} came to {site} while a walk is under way"
-            raise ConfigError("walk", found, "end the walk before, or load the model twice")
         has_gradients = torch.is_grad_enabled()
         sent: Tensor | None = self._loop.switch((site, value.clone()))
         torch.set_grad_enabled(has_gradients)

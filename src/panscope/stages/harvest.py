@@ -23,7 +23,7 @@ from panscope.files import Manifest
 from panscope.model import tap
 from panscope.model.load import Model
 from panscope.model.text import Rows
-from panscope.sites import Site, match_sites
+from panscope.sites import Site
 from panscope.store.layout import KIND, DType, Facts, Seal
 from panscope.store.shuffle import Batch, Bucket, Pending, Tokens, batches, joined, permutation
 from panscope.store.writer import resume, seal_store, write_shard, written
@@ -153,10 +153,12 @@ def _key(config: Config, inputs: Mapping[str, str]) -> str:
 
 
 def _sites(config: Config, model: Model) -> tuple[Site, ...]:
-    sites = match_sites(config.sites, model.n_layers)
+    sites = model.sites(config.sites)
     if Site("logits") in sites:
         do = "name other sites"
         raise ConfigError("harvest.sites", "logits would be a whole vocabulary for each token", do)
+    for site in sites:
+        model.d_at(site)  # refuses what has no vector for each token
     return sites
 
 
