@@ -24,6 +24,7 @@ from panscope.model.load import Config as ModelConfig
 from panscope.model.load import Model
 from panscope.model.text import Config as TextConfig
 from panscope.model.text import Rows
+from panscope.place import Place, Where
 from panscope.sae.suite import Suite
 from panscope.sinks import to_tensorboard, to_wandb
 from panscope.sites import Site
@@ -118,11 +119,16 @@ class Launch:
         """The digests of model and text."""
         return {"model": self.model.digest, "text": text.fingerprint(self.recipe.text)}
 
+    @property
+    def store(self) -> Place:
+        """Where the store is: in the run folder, or where the recipe says."""
+        return Place.of(self.recipe.harvest.into or self.out / "store")
+
     def harvest(self) -> files.Manifest:
-        """Write activations into `store/`."""
+        """Write activations into the store."""
         rows_from = self._rows_from("train")
-        into = self.out / "store"
-        return harvest.run(self.recipe.harvest, self.model, rows_from, self.inputs, into, self.emit)
+        into, config = self.store, self.recipe.harvest
+        return harvest.run(config, self.model, rows_from, self.inputs, into, self.emit)
 
     def train(self) -> Suite:
         """Train `suite/` from the live stream, or from `store/` if the recipe says so."""
@@ -194,12 +200,12 @@ class Launch:
             stream = harvest.stream(settings, self.model, rows_from, size, batch)
             return (batch.values for batch in stream)
 
-        shape = settings.model_dump(mode="json", exclude={"tokens"})  # a live stream has no end
+        shape = {k: v for k, v in settings.described.items() if k != "tokens"}  # it has no end
         return batches_from, {**self.inputs, "stream": digest_of(shape)}
 
     def _from_store(self) -> tuple[BatchesFrom, dict[str, str]]:
         """Return the stream that visits the store's shards, and what it is made from."""
-        store = Store.open(self.out / "store")
+        store = Store.open(self.store)
         _refuse_another_model(store.folder, store.manifest, self.inputs)
         size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
 
@@ -215,7 +221,7 @@ class Launch:
 
 
 def _refuse_another_model(
-    folder: Path, manifest: files.Manifest, inputs: Mapping[str, str]
+    folder: Where, manifest: files.Manifest, inputs: Mapping[str, str]
 ) -> None:
     if manifest.inputs.get("model", inputs["model"]) != inputs["model"]:
         do = "name the model it was made from, or choose another output"

@@ -267,15 +267,15 @@ def test_a_full_disk_is_reported_and_the_next_run_resumes(
 ):
     run(tmp_path / "whole")
     passes.clear()
-    write_bytes, n_files = Path.write_bytes, itertools.count()
+    os_write, writes = os.write, itertools.count()
 
-    def until_full(path: Path, data: bytes) -> int:
-        if next(n_files) == 6:
+    def until_full(file: int, data: memoryview) -> int:
+        if next(writes) == 12:  # the second shard's third of 9
             raise OSError(28, "No space left on device")
-        return write_bytes(path, data)
+        return os_write(file, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", until_full)
+        patch.setattr(os, "write", until_full)
         with pytest.raises(PanscopeError, match=r"shard-00001/.*No space left on device"):
             run(tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["shard-00000"]

@@ -3,34 +3,47 @@
 One forward pass feeds all sites; the LM head is not run and special tokens are left out. Text rows
 are taken in buckets of whole forward passes, so that a bucket is a function of its rows alone: the
 stream resumes by counting tokens, and a store resumes after its sealed shards, both to the bit.
+
+Several processes may harvest one store: `run` in each of them claims shards one by one; or `write`
+with a share each, here or on other machines, and then `seal` once.
 """
 
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Annotated
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial, reduce
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from panscope import config, files
-from panscope.errors import ConfigError
+from panscope.errors import ConfigError, Incomplete
 from panscope.events import Advanced, Emit, Finished, Started, Warned
 from panscope.files import Manifest
 from panscope.model import tap
 from panscope.model.load import Model
 from panscope.model.text import Rows
+from panscope.place import Place, Where
 from panscope.sites import Site, match_sites
-from panscope.store.layout import KIND, DType, Facts, Seal
+from panscope.store.claim import claimed
+from panscope.store.layout import KIND, SEAL, Facts, Seal, shard_name
+from panscope.store.precision import DType, Error, held_as, refuse_overflow
 from panscope.store.shuffle import Batch, Bucket, Pending, Tokens, batches, joined, permutation
-from panscope.store.writer import resume, seal_store, write_shard
+from panscope.store.writer import resume, seal_store, seals_in, write_shard
 
 STAGE = "harvest"
+EXACT_LINES = 1024  # of each shard, in which the error is measured: 1 % of the default bucket
 
 RowsFrom = Callable[[int], Iterator[Rows]]
 """Gives text rows, `batch_rows` at a time, from a row number on; only the last may be fewer."""
+
+Share = tuple[int, int]
+"""A rank and the number of ranks: shard n is of rank n modulo that number."""
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -46,6 +59,13 @@ class Config(config.Config):
     batch_rows: Count = 32
     dtype: DType = "bfloat16"
     seed: Annotated[int, Field(ge=0)] = 0
+    into: str | None = None
+    """The path or URL of the store, if it is not the run folder's `store/`."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What decides a store's content: not where it is."""
+        return self.model_dump(mode="json", exclude={"into"})
 
 
 def stream(
@@ -57,6 +77,9 @@ def stream(
     dropping the first k, to the bit, but runs the model only from the bucket of batch k on.
     Raises ConfigError if an epoch of text, or a bucket, holds no whole batch.
     """
+    if config.dtype == "int8":
+        do = 'set harvest.dtype = "bfloat16", or source = "store"'
+        raise ConfigError("harvest.dtype", "int8 saves space on disk, a live stream has none", do)
     sites = _sites(config, model)
     return batches(
         _pending(config, model, sites, rows_from, batch_tokens), batch_tokens, skip_batches
@@ -68,7 +91,7 @@ def run(
     model: Model,
     rows_from: RowsFrom,
     inputs: Mapping[str, str],
-    out: Path,
+    out: Where,
     emit: Emit,
 ) -> Manifest:
     """Write the store that `config` asks for to `out`, one shard a bucket.
@@ -77,38 +100,122 @@ def run(
     shards are kept, damaged ones written again with a warning. A text of fewer tokens is read once.
     ConfigError if `out` holds another store, or anything else.
     """
-    described = config.model_dump(mode="json")
-    manifest = files.made(out, KIND, described, inputs)
-    if manifest and all((out / name).is_file() for name in manifest.files):
+    manifest = _finished(config, inputs, out)
+    if manifest:
         emit(Finished(STAGE, 0.0, reused=True))
         return manifest
     started = time.monotonic()
-    seals = _harvest(config, model, rows_from, files.artefact_digest(described, inputs), out, emit)
-    facts = _facts(config, model, seals)
-    if sum(facts.shards) < config.tokens:
-        emit(Warned(STAGE, f"the text has only {sum(facts.shards):,} tokens: all were harvested"))
-    manifest = seal_store(out, seals, described, inputs, facts)
+    write(config, model, rows_from, inputs, out, emit)
+    manifest = _seal(config, model, inputs, out, emit)
     emit(Finished(STAGE, time.monotonic() - started))
     return manifest
 
 
-def _harvest(
-    config: Config, model: Model, rows_from: RowsFrom, key: str, out: Path, emit: Emit
-) -> dict[int, Seal]:
-    """Write the shards that `out` still lacks; return the seals of all."""
-    sites = _sites(config, model)
-    seals, damaged = resume(out, key)
+def write(
+    config: Config,
+    model: Model,
+    rows_from: RowsFrom,
+    inputs: Mapping[str, str],
+    out: Where,
+    emit: Emit,
+    share: Share = (0, 1),
+) -> None:
+    """Write the shards of a share that `out` still lacks, and no manifest.
+
+    Shards that another process is writing are passed over, and waited for at the end: one whose
+    writer has died by then is written here.
+    """
+    _sites(config, model)
+    seals, damaged = resume(out, files.artefact_digest(config.described, inputs))
     for problem in damaged:
         emit(Warned(STAGE, f"{problem}. Its shard is written again."))
     emit(Started(STAGE, config.tokens, "tokens"))
-    for number, rows, done in _missing(config, rows_from, seals):
-        read = _reporting(rows, done, config.tokens, emit)
-        n_rows = sum(len(passed.ids) for passed in rows)
-        fill = partial(_fill, config, model, sites, read, number, _n_tokens(rows))
-        seals[number] = write_shard(out, number, fill(), n_rows, key)
+    args = (config, model, rows_from, inputs, Place.of(out), emit, share)
+    if _write_missing(*args, seals, wait=False):
+        _write_missing(*args, seals_in(out), wait=True)
+
+
+def seal(
+    config: Config,
+    model: Model,
+    rows_from: RowsFrom,
+    inputs: Mapping[str, str],
+    out: Where,
+    emit: Emit,
+) -> Manifest:
+    """Make a store of the shards that all shares have written; Incomplete if one is missing."""
+    manifest = _finished(config, inputs, out)
+    if manifest:
+        return manifest
+    for number, _, _ in _missing(config, rows_from, seals_in(out)):
+        do = "run harvest again: it writes what is missing"
+        raise Incomplete(str(out), f"{shard_name(number)} is not written", do)
+    return _seal(config, model, inputs, out, emit)
+
+
+def _finished(config: Config, inputs: Mapping[str, str], out: Where) -> Manifest | None:
+    """Return the manifest of a store of this configuration whose files are all there."""
+    manifest = files.made(out, KIND, config.described, inputs)
+    place = Place.of(out)
+    return manifest if manifest and all((place / f).is_file() for f in manifest.files) else None
+
+
+def _write_missing(
+    config: Config,
+    model: Model,
+    rows_from: RowsFrom,
+    inputs: Mapping[str, str],
+    store: Place,
+    emit: Emit,
+    share: Share,
+    seals: Mapping[int, Seal],
+    wait: bool,
+) -> bool:
+    """Write what is not sealed, each shard while the model fills the next one's bucket.
+
+    Returns whether another process was writing some shard; with `wait`, waits for it first.
+    """
+    sites, key = _sites(config, model), files.artefact_digest(config.described, inputs)
+    rank, n_shares = share
+    any_taken, writing = False, Future[None]()
+    writing.set_result(None)
+    with ThreadPoolExecutor(1) as thread:
+        for number, rows, done in _missing(config, rows_from, seals):
+            if number % n_shares != rank:
+                continue
+            with ExitStack() as claim:
+                if not claim.enter_context(claimed(store / shard_name(number), wait)):
+                    any_taken = True
+                    continue
+                if (store / shard_name(number) / SEAL).is_file():
+                    continue
+                read = _reporting(rows, done, config.tokens, emit)
+                bucket = _fill(config, model, sites, read, number, _n_tokens(rows))
+                writing.result()
+                n_rows = sum(len(passed.ids) for passed in rows)
+                args = (store, number, bucket, n_rows, key, config.dtype)
+                writing = thread.submit(_write_claimed, claim.pop_all(), *args)
+        writing.result()
+    return any_taken
+
+
+def _write_claimed(
+    claim: ExitStack, store: Place, number: int, bucket: Bucket, n_rows: int, key: str, dtype: DType
+) -> None:
+    with claim:
+        write_shard(store, number, bucket, n_rows, key, dtype)
+
+
+def _seal(
+    config: Config, model: Model, inputs: Mapping[str, str], out: Where, emit: Emit
+) -> Manifest:
+    seals = seals_in(out)
     if not seals:
         raise ConfigError("harvest", "the text has no rows", "give more text")
-    return seals
+    facts = _facts(config, model, seals)
+    if sum(facts.shards) < config.tokens:
+        emit(Warned(STAGE, f"the text has only {sum(facts.shards):,} tokens: all were harvested"))
+    return seal_store(out, seals, config.described, inputs, facts)
 
 
 def _sites(config: Config, model: Model) -> tuple[Site, ...]:
@@ -201,35 +308,68 @@ def _fill(
     number: int,
     n_tokens: int,
 ) -> Bucket:
-    """Run the model over a bucket's rows and keep the values at all sites."""
-    dtype = getattr(torch, config.dtype)
-    values = {
-        site: torch.empty(n_tokens, model.d_at(site), dtype=dtype, device=model.device)
-        for site in sites
-    }
+    """Run the model over a bucket's rows and put the values at all sites on their lines."""
+    order = permutation(config.seed, number, n_tokens)
+    lines = torch.empty_like(order)
+    lines[order] = torch.arange(n_tokens)
+    values = _empty(model, sites, n_tokens, held_as(config.dtype))
+    exact = _empty(model, sites, min(n_tokens, EXACT_LINES), torch.float32)
     columns, end = [], 0
     for passed in rows:
         start, end = end, end + _n_tokens([passed])
-        kept = passed.mask.flatten().nonzero().squeeze(1).to(model.device)
+        kept = passed.mask.flatten().nonzero().squeeze(1)
+        first = lines[start:end] < EXACT_LINES
         for site, value in tap.run(model, passed.ids, read=sites).values.items():
-            values[site][start:end] = value.flatten(0, 1)[kept]
-        columns.append(_tokens(passed, model.device).take(kept))
-    order = permutation(config.seed, number, n_tokens).to(model.device)
-    return Bucket(values, joined(columns), order)
+            vectors = value.flatten(0, 1)
+            _put(values[site], lines[start:end], vectors, kept)
+            exact[site][lines[start:end][first]] = vectors[kept[first]].float()
+        columns.append(_tokens(passed).take(kept))
+    for site in sites:
+        refuse_overflow(site, values[site])
+    return Bucket(values, joined(columns).take(order), exact)
 
 
-def _tokens(rows: Rows, device: torch.device) -> Tokens:
+def _empty(
+    model: Model, sites: Sequence[Site], n_tokens: int, dtype: torch.dtype
+) -> dict[Site, Tensor]:
+    device = model.device
+    return {s: torch.empty(n_tokens, model.d_at(s), dtype=dtype, device=device) for s in sites}
+
+
+def _put(values: Tensor, lines: Tensor, vectors: Tensor, kept: Tensor) -> None:
+    """Copy some vectors to their lines.
+
+    On a CPU numpy moves whole rows, where torch (2.13) takes value by value, three times as long.
+    """
+    if values.is_cpu:
+        _rows(values)[lines.numpy()] = _rows(vectors.to(values.dtype))[kept.numpy()]
+    else:
+        kept, lines = kept.to(values.device), lines.to(values.device)
+        values.index_copy_(0, lines, vectors[kept].to(values.dtype))
+
+
+def _rows(matrix: Tensor) -> Any:
+    """View each row of a matrix as one item of its bytes."""
+    row = np.dtype((np.void, matrix.shape[1] * matrix.element_size()))
+    return matrix.contiguous().view(torch.uint8).numpy().view(row)[:, 0]
+
+
+def _tokens(rows: Rows) -> Tokens:
     """Say where each token of a forward pass comes from."""
     positions = torch.arange(rows.ids.shape[1]).expand_as(rows.ids)
     columns = (rows.ids, rows.documents, positions)
-    return Tokens(*(column.to(device, torch.int32).flatten() for column in columns))
+    return Tokens(*(column.to("cpu", torch.int32).flatten() for column in columns))
 
 
 def _facts(config: Config, model: Model, seals: Mapping[int, Seal]) -> Facts:
     in_order = [seals[number] for number in sorted(seals)]
+    sites = [str(site) for site in _sites(config, model)]
     return Facts(
-        sites={str(site): model.d_at(site) for site in _sites(config, model)},
+        sites={site: model.d_at(Site.parse(site)) for site in sites},
         dtype=config.dtype,
         shards=tuple(seal.n_tokens for seal in in_order),
         rows=sum(seal.n_rows for seal in in_order),
+        error={
+            site: reduce(Error.merge, (s.errors[site] for s in in_order)).relative for site in sites
+        },
     )

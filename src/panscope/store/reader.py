@@ -1,34 +1,43 @@
 """Read a store: check a shard's bytes, map them, and cut batches of any of its sites."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from panscope.errors import ConfigError, NotFound, nearest
-from panscope.files import Manifest, checked, read_manifest
+from panscope.files import Manifest, checked_bytes, read_manifest
+from panscope.place import Place, Where
 from panscope.sites import Site
-from panscope.store.layout import ACTIVATIONS, KIND, SEAL, TOKENS, Facts, shard_name, site_file
+from panscope.store.layout import KIND, SEAL, TOKENS, Facts, shard_name, site_file
+from panscope.store.precision import decoded
 from panscope.store.shuffle import Batch, Bucket, Pending, Tokens, batches, permutation
+from panscope.store.tensors import tensors_in
+
+PAGE_BYTES = 4096
+CHECKERS = 2  # files of a shard that are hashed at a time; SHA-256 takes a core each
 
 
 @dataclass(frozen=True)
 class Store:
-    """A store opened for reading; a file's bytes are checked once, when it is first used."""
+    """A store opened for reading; a file's bytes are checked once, when it is first used.
 
-    folder: Path
+    Those of a store at a URL are checked whenever they are fetched.
+    """
+
+    folder: Place
     manifest: Manifest
     _checked: set[str] = field(default_factory=set, repr=False)
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open a sealed store."""
+    def open(cls, where: Where) -> Self:
+        """Open a sealed store in a local folder or at a URL; Incomplete while it is written."""
+        folder = Place.of(where)
         return cls(folder, read_manifest(folder, KIND))
 
     @cached_property
@@ -49,15 +58,16 @@ class Store:
     def shard(self, number: int, sites: Iterable[Site]) -> Bucket:
         """Map one shard's vectors at some sites; other sites are neither checked nor read.
 
-        Raises Corrupt, naming the file, if its bytes are not the ones that were written.
+        Of int8 they are decoded to float32. Raises Corrupt, naming the file, if its bytes are not
+        the ones that were written.
         """
-        self._path(number, SEAL)
-        values = {site: _tensors(self._path(number, site_file(site))) for site in sites}
-        columns = _tensors(self._path(number, TOKENS))
+        sites = tuple(sites)
+        names = (SEAL, TOKENS, *map(site_file, sites))
+        with ThreadPoolExecutor(CHECKERS) as pool:
+            _, columns, *values = pool.map(partial(self._tensors, number), names)
         return Bucket(
-            values={site: tensors[ACTIVATIONS] for site, tensors in values.items()},
+            values={site: decoded(tensors) for site, tensors in zip(sites, values, strict=True)},
             tokens=Tokens(columns["ids"], columns["documents"], columns["positions"]),
-            order=torch.arange(self.facts.shards[number]),
         )
 
     def batches_per_epoch(self, batch_tokens: int) -> int:
@@ -70,7 +80,8 @@ class Store:
         """Yield batches without end, from batch `batch` of epoch `epoch` on.
 
         Each epoch visits all shards, in an order drawn from (seed, epoch); within a shard the order
-        is the one it was written in. A `batch` beyond the epoch counts on into the next ones.
+        is the one it was written in. A `batch` beyond the epoch counts on into the next ones. The
+        shard after the present one is read meanwhile.
         """
         for site in sites:
             if site not in self.sites:
@@ -85,21 +96,57 @@ class Store:
         return batches(visits, batch_tokens, epoch * per_epoch + batch)
 
     def _visits(self, sites: tuple[Site, ...], seed: int) -> Iterator[Pending]:
+        """Yield the visits to shards; filling one begins to read the next."""
         sizes = self.facts.shards
-        for epoch in itertools.count():
-            for number in permutation(seed, epoch, len(sizes)).tolist():
-                yield Pending(epoch, sizes[number], partial(self.shard, number, sites))
+        with ThreadPoolExecutor(1) as thread:
+            ahead = _Ahead(thread, partial(self._touched, sites=sites))
+            for (epoch, number), (_, after) in itertools.pairwise(_order(seed, len(sizes))):
+                yield Pending(epoch, sizes[number], partial(ahead.read, number, after))
 
-    def _path(self, number: int, name: str) -> Path:
-        """Return the path of a shard's file, its bytes checked if they have not been yet."""
+    def _touched(self, number: int, sites: tuple[Site, ...]) -> Bucket:
+        """Map a shard, and have every page of it in memory and in this process's tables."""
+        bucket = self.shard(number, sites)
+        for value in bucket.values.values():
+            _touch(value)
+        return bucket
+
+    def _tensors(self, number: int, name: str) -> dict[str, Tensor]:
+        """Return a file's tensors, its bytes checked if they have not been yet."""
         file = f"{shard_name(number)}/{name}"
-        if file not in self._checked:
-            checked(self.folder, self.manifest, file)
-            self._checked.add(file)
-        return self.folder / file
+        if file in self._checked:
+            data = (self.folder / file).read()
+        else:
+            data = checked_bytes(self.folder, self.manifest, file)
+            if self.folder.is_local:
+                self._checked.add(file)
+        return {} if name == SEAL else tensors_in(data)
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """Map a safetensors file; pages are read when they are used."""
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+class _Ahead:
+    """Reads one shard ahead, in a thread that ends with the stream."""
+
+    def __init__(self, thread: Executor, read: Callable[[int], Bucket]) -> None:
+        self._thread = thread
+        self._read = read
+        self._next: tuple[int, Future[Bucket]] | None = None
+
+    def read(self, number: int, after: int) -> Bucket:
+        """Return a shard, and begin to read the one after it."""
+        if self._next and self._next[0] == number:
+            bucket = self._next[1].result()
+        else:
+            bucket = self._read(number)
+        self._next = after, self._thread.submit(self._read, after)
+        return bucket
+
+
+def _order(seed: int, n_shards: int) -> Iterator[tuple[int, int]]:
+    """Yield epoch and number of every visit, epoch after epoch."""
+    for epoch in itertools.count():
+        yield from ((epoch, number) for number in permutation(seed, epoch, n_shards).tolist())
+
+
+def _touch(values: Tensor) -> None:
+    """Read one byte of each page."""
+    if values.numel():
+        values.view(-1).view(torch.uint8)[::PAGE_BYTES].max()
