@@ -28,7 +28,7 @@ AHEAD_PIECES = 16  # the kernel reads this much from the disk while what is befo
 FETCHED_BYTES = 1 << 26  # asked of an object store at a time
 
 _LOCAL = LocalFileSystem()
-_EXTRAS = {"s3fs": "pip install 'panscope[s3]'", "gcsfs": "pip install gcsfs"}
+_INSTALL = {"s3": "run pip install 'panscope[s3]'", "gs": "run pip install gcsfs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Place:
             size = PIECE_BYTES if self.is_local else FETCHED_BYTES
             end = self.files.size(self.path)
             for start in range(0, end, size):
-                yield self.files.cat_file(self.path, start, min(start + size, end))
+                yield self.files.cat_file(self.path, start=start, end=min(start + size, end))
 
     def read(self) -> Buffer:
         """Return a file's bytes: a mapping whose pages come when used, or all of them fetched.
@@ -178,8 +178,7 @@ def _connected(url: str) -> tuple[Any, str]:
         # Listings are not kept: another process may have written since.
         files, path = url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
-        library = str(error.name or error).split()[-1]
-        do = next((do for name, do in _EXTRAS.items() if name in str(error)), f"install {library}")
+        do = _INSTALL.get(protocol, str(error))
         raise ConfigError(url, f"{protocol} needs a library", do) from error
     return files, str(path).rstrip("/")
 

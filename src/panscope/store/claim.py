@@ -50,14 +50,27 @@ def _locked(path: Path, wait: bool) -> int | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
-                    return descriptor
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
+            is_free = _lock(descriptor, wait)
+            if is_free and _is_at(path, descriptor):
+                return descriptor
             os.close(descriptor)
+            if not is_free:
+                return None
     except OSError as error:
         found = f"could not be claimed ({error.strerror})"
         raise PanscopeError(str(path), found, "check space and permissions") from error
+
+
+def _lock(descriptor: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False

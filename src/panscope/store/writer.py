@@ -89,11 +89,19 @@ def resume(store: Where, key: str) -> tuple[dict[int, Seal], list[Corrupt]]:
             continue
         except Corrupt as problem:
             damaged.append(problem)
-            with claimed(shard, wait=True):
-                discard(shard)
+            _discard_damaged(shard)
     if had_manifest:  # not one that another writer has just finished
         (place / files.MANIFEST).remove()
     return seals, damaged
+
+
+def _discard_damaged(shard: Place) -> None:
+    """Remove a damaged shard, unless another writer has meanwhile mended it."""
+    with claimed(shard, wait=True), suppress(Incomplete):
+        try:
+            whole_seal(shard)
+        except Corrupt:
+            discard(shard)
 
 
 def seals_in(store: Where) -> dict[int, Seal]:
