@@ -23,6 +23,7 @@ DOORS = {
     "uvicorn": ("web/",),
     "click": ("cli.py",),
     "triton": ("kernels/gpu",),
+    "fsspec": ("place.py",),
 }
 NOT_MODULES = {"utils", "common", "helpers", "core", "base", "types", "constants", "registry"} | {
     "factory",

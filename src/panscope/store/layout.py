@@ -95,6 +95,11 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05}"
 
 
+def is_shard(name: str) -> bool:
+    """Say whether a folder of that name is a shard's."""
+    return _SHARD.fullmatch(name) is not None
+
+
 def site_file(site: Site | str) -> str:
     """Name the file that holds a site's activations within a shard."""
     return f"{site}.safetensors"

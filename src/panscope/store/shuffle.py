@@ -11,7 +11,7 @@ cache: a batch is then a slice, and nothing is gathered.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -85,6 +85,24 @@ class Pending:
 def permutation(seed: int, number: int, size: int) -> Column:
     """Draw the order of bucket `number`, or the order of shards in epoch `number`."""
     return torch.from_numpy(np.random.default_rng((seed, number)).permutation(size))
+
+
+def put(values: Tensor, lines: Tensor, vectors: Tensor, kept: Tensor) -> None:
+    """Copy some vectors to their lines.
+
+    On a CPU numpy moves whole rows, where torch (2.13) takes value by value, three times as long.
+    """
+    if values.is_cpu:
+        _rows(values)[lines.numpy()] = _rows(vectors.to(values.dtype))[kept.numpy()]
+    else:
+        kept, lines = kept.to(values.device), lines.to(values.device)
+        values.index_copy_(0, lines, vectors[kept].to(values.dtype))
+
+
+def _rows(matrix: Tensor) -> Any:
+    """View each row of a matrix as one item of its bytes."""
+    row = np.dtype((np.void, matrix.shape[1] * matrix.element_size()))
+    return matrix.contiguous().view(torch.uint8).numpy().view(row)[:, 0]
 
 
 def batches(buckets: Iterable[Pending], batch_tokens: int, skip_batches: int) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ A shard depends on nothing but its bucket, so several writers may write the shar
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from panscope.store.layout import (
     Facts,
     Seal,
     discard,
+    is_shard,
     shard_name,
     shards_in,
     site_file,
@@ -48,17 +50,10 @@ def write_shard(
         if shard.is_folder():  # what a writer that was killed has left
             discard(shard)
         with ThreadPoolExecutor(WRITERS) as writing, ThreadPoolExecutor(1) as hashing:
-            written = [
-                (
-                    site,
-                    writing.submit(
-                        _save_site, shard / site_file(site), site, bucket, dtype, hashing
-                    ),
-                )
-                for site in bucket.values
-            ]
-            records = {site_file(site): future.result()[0] for site, future in written}
-            errors = {str(site): future.result()[1] for site, future in written}
+            save = partial(_save_site, shard, bucket, dtype, hashing)
+            saved = dict(zip(bucket.values, writing.map(save, bucket.values), strict=True))
+            records = {site_file(site): record for site, (record, _) in saved.items()}
+            errors = {str(site): error for site, (_, error) in saved.items()}
             records[TOKENS] = _save(shard / TOKENS, _columns(bucket), hashing)
         seal = Seal(
             key=key, n_tokens=len(bucket.tokens.ids), n_rows=n_rows, files=records, errors=errors
@@ -133,13 +128,21 @@ def seal_store(
         return files.seal_records(place, KIND, config, inputs, tree, recorded)
 
 
+def tidy(store: Where) -> None:
+    """Remove what writers that were killed have left beside a finished store's files."""
+    place = Place.of(store)
+    if any(child.name.startswith(".") for child in place.children()):
+        with claimed(place / files.MANIFEST, wait=True):
+            sweep(place)
+
+
 def _refuse_foreign(store: Place, key: str) -> None:
     do = "choose another output or delete that folder"
     if store.is_file():
         raise ConfigError(str(store), "is a file", "choose another output")
-    known = {files.MANIFEST, *(shard.name for _, shard in shards_in(store))}
     for place in store.children():
-        if place.name not in known and not place.name.startswith("."):
+        is_known = place.name == files.MANIFEST or is_shard(place.name)
+        if not is_known and not place.name.startswith("."):
             raise ConfigError(str(store), f"holds {place.name}, which is no part of a store", do)
     for _, shard in shards_in(store):
         try:
@@ -157,12 +160,12 @@ def _columns(bucket: Bucket) -> dict[str, Tensor]:
 
 
 def _save_site(
-    place: Place, site: Site, bucket: Bucket, dtype: DType, hashing: Executor
+    shard: Place, bucket: Bucket, dtype: DType, hashing: Executor, site: Site
 ) -> tuple[FileRecord, Error]:
     """Write one site's vectors; say what the type lost of the first of them."""
     tensors = encoded(site, bucket.values[site].cpu(), dtype)
     error = lost(tensors, bucket.exact[site].cpu()) if site in bucket.exact else Error()
-    return _save(place, tensors, hashing), error
+    return _save(shard / site_file(site), tensors, hashing), error
 
 
 def _save(place: Place, tensors: Mapping[str, Tensor], hashing: Executor) -> FileRecord:
