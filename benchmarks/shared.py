@@ -5,7 +5,7 @@
 Each trainer is a process that copies every batch of an epoch and does nothing else. *together* they
 start at once; *apart* each starts when the one before it is a quarter of the epoch ahead, and a
 reader drops what it has read from the page cache, as it is lost when the store is larger than
-memory. Reads are counted by the kernel (`/proc/self/io`). The long form gives medians of three
+memory. Reads are counted by the kernel (`/proc/self/io`). The long form gives medians of five
 rounds. The last line is JSON; `--write` puts the table into benchmarks/README.md.
 """
 
@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,15 +27,17 @@ from tables import machine, write_table
 
 from panscope.sites import Site
 from panscope.store.layout import Facts, shard_name
-from panscope.store.reader import Store
-from panscope.store.shared import Reader, reading
-from panscope.store.shuffle import Batch, Bucket, Tokens
+from panscope.store.reader import Read, Store
+from panscope.store.shared import reading
+from panscope.store.shuffle import Bucket, Tokens
 from panscope.store.writer import seal_store, write_shard
 
 SITE, D, SHARD_TOKENS, BATCH_TOKENS = Site("resid_post", 12), 2304, 16_384, 4096
-WINDOW_SHARDS = 6
+N_SHARDS, WINDOW_SHARDS = 8, 6
 SETTINGS = (("together", 1), ("together", 2), ("together", 4), ("apart", 2))
 SEED = 0
+
+Process = subprocess.Popen[str]
 
 
 class Result(NamedTuple):
@@ -47,17 +50,17 @@ class Result(NamedTuple):
     """Of all trainers together, from the disk."""
 
 
-def make_store(folder: Path, n_shards: int) -> int:
+def make_store(folder: Path) -> int:
     """Write a store of random vectors; return its bytes."""
     ids = torch.arange(SHARD_TOKENS)
     seals = {}
-    for number in range(n_shards):
+    for number in range(N_SHARDS):
         generator = torch.Generator().manual_seed(number)
         values = torch.randn(SHARD_TOKENS, D, generator=generator).bfloat16()
         bucket = Bucket({SITE: values}, Tokens(ids, ids, ids), ids)
         seals[number] = write_shard(folder, number, bucket, 1, "key")
-    sizes = (SHARD_TOKENS,) * n_shards
-    facts = Facts(sites={str(SITE): D}, dtype="bfloat16", shards=sizes, rows=n_shards)
+    sizes = (SHARD_TOKENS,) * N_SHARDS
+    facts = Facts(sites={str(SITE): D}, dtype="bfloat16", shards=sizes, rows=N_SHARDS)
     seal_store(folder, seals, {}, {}, facts)
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -77,66 +80,70 @@ def read_bytes() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
-class Trainer:
-    """What runs in a process of its own: reads an epoch when it is told to."""
-
-    def __init__(self, folder: Path, forgetful: bool) -> None:
-        self.store = Store.open(folder)
-        self.forgetful = forgetful
-        self.before: int | None = None
-
-    def run(self, shared: bool) -> None:
-        budget = WINDOW_SHARDS * SHARD_TOKENS * (2 * D + 12)
-        if not shared:
-            self._read(self.store.batches([SITE], BATCH_TOKENS, SEED, read=self._alone))
-            return
-        with reading(self.store, [SITE], SEED, budget) as reader:
-            read = self._with(reader)
-            self._read(self.store.batches([SITE], BATCH_TOKENS, SEED, read=read))
-
-    def _read(self, batches: Iterator[Batch]) -> None:
-        n_batches = self.store.batches_per_epoch(BATCH_TOKENS)
-        print("ready", flush=True)
-        sys.stdin.readline()
-        at_first, started = read_bytes(), time.perf_counter()
-        for number, _ in enumerate(itertools.islice(batches, n_batches), 1):
-            if number == n_batches // 4:
-                print("a quarter", flush=True)
-        print(json.dumps([time.perf_counter() - started, read_bytes() - at_first]), flush=True)
-
-    def _alone(self, visit: int, number: int, sites: tuple[Site, ...]) -> Bucket:
-        self._forget_the_last(number)
-        return self.store.shard(number, sites)
-
-    def _with(self, reader: Reader):  # type: ignore[no-untyped-def]
-        def read(visit: int, number: int, sites: tuple[Site, ...]) -> Bucket:
-            self._forget_the_last(number)
-            return reader.shard(visit, number, sites)
-
-        return read
-
-    def _forget_the_last(self, number: int) -> None:
-        if self.forgetful and self.before is not None:
-            forget(self.store.folder / shard_name(self.before))
-        self.before = number
+def trainer(folder: Path) -> None:
+    """Read an epoch whenever a line says how; this runs in a process of its own."""
+    for line in sys.stdin:
+        how, shared = json.loads(line)
+        store = Store.open(folder)
+        with ExitStack() as stack:
+            read = lambda visit, number, sites: store.shard(number, sites)  # noqa: E731, B023
+            if shared:
+                budget = WINDOW_SHARDS * SHARD_TOKENS * (2 * D + 12)
+                read = stack.enter_context(reading(store, [SITE], SEED, budget)).shard
+            say("ready")
+            sys.stdin.readline()
+            say(json.dumps(epoch(store, forgetting(folder, read) if how == "apart" else read)))
 
 
-def measure(folder: Path, how: str, n_trainers: int, shared: bool) -> Result:
+def epoch(store: Store, read: Read) -> tuple[float, int]:
+    """Copy every batch of an epoch, and say when a quarter is done; return seconds and bytes."""
+    n_batches = store.batches_per_epoch(BATCH_TOKENS)
+    batches = store.batches([SITE], BATCH_TOKENS, SEED, read=read)
+    at_first, started = read_bytes(), time.perf_counter()
+    for number, _ in enumerate(itertools.islice(batches, n_batches), 1):
+        if number == n_batches // 4:
+            say("a quarter")
+    return time.perf_counter() - started, read_bytes() - at_first
+
+
+def forgetting(folder: Path, read: Read) -> Read:
+    """Make the page cache lose a shard when the next one is read."""
+    before: list[int] = []
+
+    def reading_the_next(visit: int, number: int, sites: tuple[Site, ...]) -> Bucket:
+        for last in before:
+            forget(folder / shard_name(last))
+        before[:] = [number]
+        return read(visit, number, sites)
+
+    return reading_the_next
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def tell(process: Process, line: str) -> None:
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+
+
+def measure(
+    folder: Path, trainers: Sequence[Process], how: str, n_trainers: int, shared: bool
+) -> Result:
     """Let trainers read an epoch from a cold disk."""
     forget(folder)
-    command = [sys.executable, __file__, "--trainer", str(folder), how, str(int(shared))]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    trainers = [subprocess.Popen(command, **pipes) for _ in range(n_trainers)]
-    for trainer in trainers:
-        assert trainer.stdout.readline() == "ready\n"
-    for trainer in trainers:
-        trainer.stdin.write("go\n")
-        trainer.stdin.flush()
+    asked = trainers[:n_trainers]
+    for process in asked:
+        tell(process, json.dumps([how, shared]))
+        assert process.stdout.readline() == "ready\n"
+    for process in asked:
+        tell(process, "go")
         if how == "apart":
-            assert trainer.stdout.readline() == "a quarter\n"
-    told = [json.loads(trainer.communicate()[0].splitlines()[-1]) for trainer in trainers]
-    seconds, n_bytes = zip(*told, strict=True)
-    return Result(how, n_trainers, shared, max(seconds), sum(n_bytes))
+            assert process.stdout.readline() == "a quarter\n"
+    lines = (iter(process.stdout.readline, "") for process in asked)
+    told = [json.loads(next(line for line in said if line != "a quarter\n")) for said in lines]
+    return Result(how, n_trainers, shared, max(t[0] for t in told), sum(t[1] for t in told))
 
 
 def table(results: list[Result], store_bytes: int) -> str:
@@ -159,20 +166,24 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--folder", type=Path, help="a folder on the disk to be measured")
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--trainer", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--trainer", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.trainer:
-        folder, how, shared = asked.trainer
-        Trainer(Path(folder), how == "apart").run(shared == "1")
+        trainer(asked.trainer)
         return
-    with tempfile.TemporaryDirectory(dir=asked.folder) as temporary:
+    with tempfile.TemporaryDirectory(dir=asked.folder) as temporary, ExitStack() as stack:
         folder = Path(temporary) / "store"
-        store_bytes = make_store(folder, 8 if asked.short else 16)
+        store_bytes = make_store(folder)
+        command = [sys.executable, __file__, "--trainer", str(folder)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        trainers = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(4)]
         rounds = [
-            [measure(folder, *setting, shared) for setting in SETTINGS for shared in (False, True)]
-            for _ in range(1 if asked.short else 3)
+            [measure(folder, trainers, *setting, s) for setting in SETTINGS for s in (False, True)]
+            for _ in range(1 if asked.short else 5)
         ]
+        for process in trainers:
+            process.stdin.close()
     results = [
         sorted(same, key=lambda r: r.seconds)[len(same) // 2] for same in zip(*rounds, strict=True)
     ]
