@@ -4,6 +4,7 @@ run/
   recipe.json     the recipe as it was run
   events.jsonl    progress and metrics, one event a line
   report.md       the metrics of the suite as a table
+  begin.json      where in the store training began, if it joined others
   store/ suite/ atlas/
 """
 
@@ -13,11 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from panscope import config, files
 from panscope.config import digest_of, override, read_toml
-from panscope.errors import ConfigError, NotFound, nearest
+from panscope.errors import ConfigError, Corrupt, NotFound, nearest
 from panscope.events import Emit, Warned, to_jsonl
 from panscope.model import load, text
 from panscope.model.load import Config as ModelConfig
@@ -35,7 +37,10 @@ from panscope.stages.harvest import Config as HarvestConfig
 from panscope.stages.train import BatchesFrom, memory, sweep
 from panscope.stages.train import Config as TrainConfig
 from panscope.stages.train.sweep import Spec
+from panscope.store import shared
 from panscope.store.reader import Store
+from panscope.store.shared import Config as StoreConfig
+from panscope.store.shuffle import Batch
 
 
 class Metrics(config.Config):
@@ -53,6 +58,7 @@ class Recipe(config.Config):
     model: ModelConfig = ModelConfig()
     text: TextConfig = TextConfig()
     harvest: HarvestConfig = HarvestConfig()
+    store: StoreConfig = StoreConfig()
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     describe: DescribeConfig = DescribeConfig()
@@ -85,6 +91,13 @@ def sinks(recipe: Recipe, out: Path) -> list[Emit]:
         described = recipe.model_dump(mode="json")
         made.append(to_wandb(recipe.metrics.wandb, out.name, described))
     return made
+
+
+class Begin(config.Config):
+    """Where training began in the order of a store's shards; `stream` names store and order."""
+
+    stream: str
+    visit: int
 
 
 class Launch:
@@ -122,7 +135,7 @@ class Launch:
     @property
     def store(self) -> Place:
         """Where the store is: in the run folder, or where the recipe says."""
-        return Place.of(self.recipe.harvest.into or self.out / "store")
+        return Place.of(self.recipe.store.folder or self.out / "store")
 
     def harvest(self) -> files.Manifest:
         """Write activations into the store."""
@@ -192,6 +205,9 @@ class Launch:
 
     def _live(self) -> tuple[BatchesFrom, dict[str, str]]:
         """Return the live stream of the sites that are trained, and what it is made from."""
+        if self.recipe.store.model_copy(update={"folder": None}) != StoreConfig():
+            found = "says how a store is read, but training reads the live stream"
+            raise ConfigError("[store]", found, 'set source = "store"')
         sites = tuple(str(site) for site in self.sites)
         settings = self.recipe.harvest.model_copy(update={"sites": sites})
         rows_from, size = self._rows_from("train"), self.recipe.train.batch_tokens
@@ -200,24 +216,57 @@ class Launch:
             stream = harvest.stream(settings, self.model, rows_from, size, batch)
             return (batch.values for batch in stream)
 
-        shape = {k: v for k, v in settings.described.items() if k != "tokens"}  # it has no end
+        shape = settings.model_dump(mode="json", exclude={"tokens"})  # a live stream has no end
         return batches_from, {**self.inputs, "stream": digest_of(shape)}
 
     def _from_store(self) -> tuple[BatchesFrom, dict[str, str]]:
         """Return the stream that visits the store's shards, and what it is made from."""
         store = Store.open(self.store)
         _refuse_another_model(store.folder, store.manifest, self.inputs)
-        size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
+        seed = self.recipe.harvest.seed
+        begin = self._begin(store, seed)
+        passed = store.batches_before(begin, self.recipe.train.batch_tokens, seed)
 
         def batches_from(batch: int) -> Iterator[Mapping[Site, Tensor]]:
-            stream = store.batches(self.sites, size, seed, batch=batch)
+            stream = self._batches(store, passed + batch)
             return ({s: v.to(self.model.device) for s, v in b.values.items()} for b in stream)
 
         return batches_from, {
             **self.inputs,
             "store": store.manifest.digest,
             "stream": digest_of({"seed": seed}),
+            **({"begin": f"shard {begin} of the order"} if begin else {}),
         }
+
+    def _batches(self, store: Store, batch: int) -> Iterator[Batch]:
+        """Read a store from a batch on, by ourselves or through the window we have with others."""
+        size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
+        if window := round(self.recipe.store.shared_gb * 1e9):
+            return shared.batches(store, self.sites, size, seed, batch, window)
+        return store.batches(self.sites, size, seed, batch=batch)
+
+    def _begin(self, store: Store, seed: int) -> int:
+        """Return the visit at which training begins, which is noted when it joins others."""
+        if not self.recipe.store.join:
+            return self.recipe.store.begin
+        note, stream = self.out / "begin.json", digest_of([store.manifest.digest, seed])
+        if not note.is_file():
+            front = shared.front(store, seed)
+            visit = self.recipe.store.begin if front is None else front
+            files.write_json(note, Begin(stream=stream, visit=visit).model_dump())
+        begin = _noted(note)
+        if begin.stream != stream:
+            do = "choose another output or delete it"
+            raise ConfigError(str(note), "tells of another store or seed", do)
+        return begin.visit
+
+
+def _noted(path: Path) -> Begin:
+    try:
+        return Begin.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        do = "delete it and the suite to train from the start"
+        raise Corrupt(str(path), "does not say where training began", do) from error
 
 
 def _refuse_another_model(

@@ -22,6 +22,9 @@ from panscope.store.tensors import tensors_in
 PAGE_BYTES = 4096
 CHECKERS = 2  # files of a shard that are hashed at a time; SHA-256 takes a core each
 
+Read = Callable[[int, int, tuple[Site, ...]], Bucket]
+"""Gives the shard that is visited as the nth of a stream, by its number, at some sites."""
+
 
 @dataclass(frozen=True)
 class Store:
@@ -70,45 +73,60 @@ class Store:
             tokens=Tokens(columns["ids"], columns["documents"], columns["positions"]),
         )
 
+    def refuse_others(self, sites: Iterable[Site]) -> None:
+        """Raise NotFound for the first of `sites` that was not harvested."""
+        for site in sites:
+            if site not in self.sites:
+                known = map(str, self.sites)
+                raise NotFound(f"store {self.folder}", f"no {site}", nearest(str(site), known))
+
     def batches_per_epoch(self, batch_tokens: int) -> int:
         """Count the batches of one visit to every shard."""
         return sum(n_tokens // batch_tokens for n_tokens in self.facts.shards)
 
+    def batches_before(self, visit: int, batch_tokens: int, seed: int) -> int:
+        """Count the batches of the first `visit` shards that a stream visits."""
+        sizes = self.facts.shards
+        epoch, done = divmod(visit, len(sizes))
+        begun: list[int] = permutation(seed, epoch, len(sizes))[:done].tolist()
+        here = sum(sizes[number] // batch_tokens for number in begun)
+        return epoch * self.batches_per_epoch(batch_tokens) + here
+
     def batches(
-        self, sites: Sequence[Site], batch_tokens: int, seed: int, epoch: int = 0, batch: int = 0
+        self,
+        sites: Sequence[Site],
+        batch_tokens: int,
+        seed: int,
+        epoch: int = 0,
+        batch: int = 0,
+        read: Read | None = None,
     ) -> Iterator[Batch]:
         """Yield batches without end, from batch `batch` of epoch `epoch` on.
 
         Each epoch visits all shards, in an order drawn from (seed, epoch); within a shard the order
         is the one it was written in. A `batch` beyond the epoch counts on into the next ones. The
-        shard after the present one is read meanwhile.
+        shard after the present one is read meanwhile: by `read`, or `shard` if that is None.
         """
-        for site in sites:
-            if site not in self.sites:
-                known = map(str, self.sites)
-                raise NotFound(f"store {self.folder}", f"no {site}", nearest(str(site), known))
+        self.refuse_others(sites)
         per_epoch = self.batches_per_epoch(batch_tokens)
         if not per_epoch:
             found = f"its largest shard has {max(self.facts.shards)} tokens"
             do = f"ask for batches of fewer than {batch_tokens}"
             raise ConfigError(f"store {self.folder}", found, do)
-        visits = self._visits(tuple(sites), seed)
+        visits = self._visits(tuple(sites), seed, read or self._read)
         return batches(visits, batch_tokens, epoch * per_epoch + batch)
 
-    def _visits(self, sites: tuple[Site, ...], seed: int) -> Iterator[Pending]:
+    def _visits(self, sites: tuple[Site, ...], seed: int, read: Read) -> Iterator[Pending]:
         """Yield the visits to shards; filling one begins to read the next."""
         sizes = self.facts.shards
         with ThreadPoolExecutor(1) as thread:
-            ahead = _Ahead(thread, partial(self._touched, sites=sites))
-            for (epoch, number), (_, after) in itertools.pairwise(_order(seed, len(sizes))):
-                yield Pending(epoch, sizes[number], partial(ahead.read, number, after))
+            ahead = _Ahead(thread, partial(_touched, read, sites))
+            order = enumerate(_order(seed, len(sizes)))
+            for (visit, (epoch, number)), (_, (_, after)) in itertools.pairwise(order):
+                yield Pending(epoch, sizes[number], partial(ahead.read, visit, number, after))
 
-    def _touched(self, number: int, sites: tuple[Site, ...]) -> Bucket:
-        """Map a shard, and have every page of it in memory and in this process's tables."""
-        bucket = self.shard(number, sites)
-        for value in bucket.values.values():
-            _touch(value)
-        return bucket
+    def _read(self, visit: int, number: int, sites: tuple[Site, ...]) -> Bucket:
+        return self.shard(number, sites)
 
     def _tensors(self, number: int, name: str) -> dict[str, Tensor]:
         """Return a file's tensors, its bytes checked if they have not been yet."""
@@ -125,18 +143,18 @@ class Store:
 class _Ahead:
     """Reads one shard ahead, in a thread that ends with the stream."""
 
-    def __init__(self, thread: Executor, read: Callable[[int], Bucket]) -> None:
+    def __init__(self, thread: Executor, read: Callable[[int, int], Bucket]) -> None:
         self._thread = thread
         self._read = read
         self._next: tuple[int, Future[Bucket]] | None = None
 
-    def read(self, number: int, after: int) -> Bucket:
-        """Return a shard, and begin to read the one after it."""
-        if self._next and self._next[0] == number:
+    def read(self, visit: int, number: int, after: int) -> Bucket:
+        """Return the shard of a visit, and begin to read the one after it."""
+        if self._next and self._next[0] == visit:
             bucket = self._next[1].result()
         else:
-            bucket = self._read(number)
-        self._next = after, self._thread.submit(self._read, after)
+            bucket = self._read(visit, number)
+        self._next = visit + 1, self._thread.submit(self._read, visit + 1, after)
         return bucket
 
 
@@ -144,6 +162,14 @@ def _order(seed: int, n_shards: int) -> Iterator[tuple[int, int]]:
     """Yield epoch and number of every visit, epoch after epoch."""
     for epoch in itertools.count():
         yield from ((epoch, number) for number in permutation(seed, epoch, n_shards).tolist())
+
+
+def _touched(read: Read, sites: tuple[Site, ...], visit: int, number: int) -> Bucket:
+    """Read a shard, and have every page of it in memory and in this process's tables."""
+    bucket = read(visit, number, sites)
+    for value in bucket.values.values():
+        _touch(value)
+    return bucket
 
 
 def _touch(values: Tensor) -> None:

@@ -25,9 +25,13 @@ _LENGTH_BYTES = 8
 
 
 def parts_of(tensors: Mapping[str, Tensor]) -> list[Buffer]:
-    """Return the parts of a file that holds contiguous CPU tensors: no value is copied."""
+    """Return the parts of a file that holds contiguous CPU tensors: no value is copied.
+
+    Wide types come first, so that each tensor begins at a multiple of its type's size.
+    """
+    widest_first = sorted(tensors.items(), key=lambda item: -item[1].element_size())
     entries, end = {}, 0
-    for name, tensor in tensors.items():
+    for name, tensor in widest_first:
         begin, end = end, end + tensor.nbytes
         entries[name] = {
             "dtype": _NAMES[tensor.dtype],
@@ -37,7 +41,7 @@ def parts_of(tensors: Mapping[str, Tensor]) -> list[Buffer]:
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-len(header) % _LENGTH_BYTES)  # values begin at a multiple of 8 bytes
     length = len(header).to_bytes(_LENGTH_BYTES, "little")
-    return [length + header, *(_memory_of(tensor) for tensor in tensors.values())]
+    return [length + header, *(_memory_of(tensor) for _, tensor in widest_first)]
 
 
 def tensors_in(data: Buffer) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ stream resumes by counting tokens, and a store resumes after its sealed shards, 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -42,13 +42,6 @@ class Config(config.Config):
     batch_rows: Count = 32
     dtype: DType = "bfloat16"
     seed: Annotated[int, Field(ge=0)] = 0
-    into: str | None = None
-    """The path or URL of the store, if it is not the run folder's `store/`."""
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """What decides a store's content: not where it is."""
-        return self.model_dump(mode="json", exclude={"into"})
 
 
 def stream(

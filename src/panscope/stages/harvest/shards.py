@@ -73,7 +73,7 @@ def write(
     writer has died by then is written here.
     """
     sites_of(config, model)  # a name that is wrong is said before anything is touched
-    key = files.artefact_digest(config.described, inputs)
+    key = files.artefact_digest(config.model_dump(mode="json"), inputs)
     seals, damaged = resume(out, key)
     for problem in damaged:
         emit(Warned(STAGE, f"{problem}. Its shard is written again."))
@@ -103,7 +103,7 @@ def seal(
 
 def _finished(config: Config, inputs: Mapping[str, str], out: Where) -> Manifest | None:
     """Return the manifest of a store of this configuration whose files are all there, tidied."""
-    manifest = files.made(out, KIND, config.described, inputs)
+    manifest = files.made(out, KIND, config.model_dump(mode="json"), inputs)
     there = {str(file) for file in Place.of(out).files_below()} if manifest else ()
     is_whole = manifest and all(str(Place.of(out) / name) in there for name in manifest.files)
     if not is_whole:
@@ -167,7 +167,7 @@ def _seal(
     facts = _facts(config, model, seals)
     if sum(facts.shards) < config.tokens:
         emit(Warned(STAGE, f"the text has only {sum(facts.shards):,} tokens: all were harvested"))
-    return seal_store(out, seals, config.described, inputs, facts)
+    return seal_store(out, seals, config.model_dump(mode="json"), inputs, facts)
 
 
 def _missing(
