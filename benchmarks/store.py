@@ -228,7 +228,7 @@ def table_of(rounds: Rounds, memory: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true", help="under a minute")
+    parser.add_argument("--short", action="store_true", help="about a minute")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="into benchmarks/README.md")
     asked = parser.parse_args()
