@@ -21,6 +21,7 @@ from panscope import __version__, files
 from panscope.allocator import keep_freed_memory
 from panscope.errors import ConfigError, Incomplete, PanscopeError
 from panscope.events import Bars
+from panscope.place import Place
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -139,7 +140,12 @@ def _print_metrics(run: Path) -> None:
     OUT.print(_metrics_table(files.read_manifest(run / "suite").facts["saes"]))
 
 
-_verb("harvest", "Write a model's activations at many sites into a store.")
+def _print_errors(run: Path) -> None:
+    folder = json.loads((run / "recipe.json").read_text())["store"]["folder"]
+    OUT.print(_errors_table(files.read_manifest(folder or run / "store").facts))
+
+
+_verb("harvest", "Write a model's activations at many sites into a store.", _print_errors)
 _verb("train", "Train a suite of Saes, all over one stream of activations.")
 _verb("evaluate", "Measure every Sae of a suite on held-out text.", _print_metrics)
 _verb("describe", "Find what every feature responds to, in one pass over text.")
@@ -219,9 +225,9 @@ def serve(run: Path, host: str, port: int) -> None:
 
 
 @main.command()
-@click.argument("path", type=FOLDER)
+@click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON.")
-def show(path: Path, as_json: bool) -> None:
+def show(path: str, as_json: bool) -> None:
     """Print what an artefact is, and what it was made from.
 
     \b
@@ -240,14 +246,15 @@ def show(path: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("path", type=FOLDER)
-def verify(path: Path) -> None:
+@click.argument("path")
+def verify(path: str) -> None:
     """Check every byte of an artefact, or of all artefacts of a run, against its checksum.
 
     Exits with 1 and names each file that is not what was written.
 
     \b
     panscope verify runs/demo
+    panscope verify s3://bucket/store
     """
     problems = files.verify(path)
     for problem in problems:
@@ -285,10 +292,11 @@ def _crew(
                 record(read, output)
 
 
-def _artefacts(path: Path) -> list[Path]:
-    """List the artefacts at or below a path."""
-    below = sorted(manifest.parent for manifest in path.rglob(files.MANIFEST))
-    return below if below and not (path / files.MANIFEST).is_file() else [path]
+def _artefacts(path: str) -> list[Place]:
+    """List the artefacts at or below a path or URL."""
+    place = Place.of(path)
+    below = [] if (place / files.MANIFEST).is_file() else files.artefacts_in(place)
+    return below or [place]
 
 
 def _import_web() -> Any:
@@ -322,7 +330,18 @@ def _metrics_table(facts: Any) -> Table:
     return table
 
 
-def _manifest_table(folder: Path, manifest: files.Manifest) -> Table:
+def _errors_table(facts: Any) -> Table:
+    """Lay out what a store's type has cost: a row a site."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("site")
+    table.add_column("d", justify="right")
+    table.add_column(f"error as {facts['dtype']}", justify="right")
+    for site, error in facts["error"].items():
+        table.add_row(site, str(facts["sites"][site]), f"{error:.3%}")
+    return table
+
+
+def _manifest_table(folder: Place, manifest: files.Manifest) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, title=str(folder))
     table.title_justify, table.title_style = "left", "bold"
     n_bytes = sum(record.size_bytes for record in manifest.files.values())

@@ -8,9 +8,7 @@ artefact without checking its bytes first.
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,12 @@ from pydantic import BaseModel, ConfigDict
 
 from panscope.config import Config, digest_of
 from panscope.errors import ConfigError, Corrupt, Incomplete, NotFound, PanscopeError, Unsupported
+from panscope.place import Buffer, Place, Where, pieces_of
+from panscope.place import replacing as replacing  # for writers that stream into a path
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+REMEDY = "delete it and run the stage that wrote it again, or restore a copy"
 
 
 class FileRecord(Config):
@@ -49,42 +50,27 @@ def artefact_digest(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str
     return digest_of({"config": dict(config), "inputs": dict(inputs)})
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(where: Where) -> str:
     """Hash a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_in(Place.of(where).pieces())
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and takes `path`'s name.
-
-    On an exception the temporary file is removed and `path` stays as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _write_failed(path, error) from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
+def sha256_in(pieces: Iterable[Buffer]) -> str:
+    """Hash bytes that come in pieces."""
+    sha256 = hashlib.sha256()
+    for piece in pieces:
+        sha256.update(piece)
+    return sha256.hexdigest()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(where: Where, data: bytes) -> None:
     """Write a file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    Place.of(where).write(data)
 
 
-def write_json(path: Path, tree: object) -> None:
+def write_json(where: Where, tree: object) -> None:
     """Write a tree of plain values as indented JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
+    write_bytes(where, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
 
 
 def seal(
@@ -108,7 +94,7 @@ def seal(
 
 
 def seal_records(
-    folder: Path,
+    folder: Where,
     kind: str,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -125,14 +111,14 @@ def seal_records(
         facts=dict(facts),
         files=dict(records),
     )
-    _write_manifest(folder, manifest)
+    _write_manifest(Place.of(folder), manifest)
     return manifest
 
 
 def with_facts(folder: Path, facts: Mapping[str, Any]) -> Manifest:
     """Replace the facts of a sealed artefact; its files and digest stay as they are."""
     manifest = read_manifest(folder).model_copy(update={"facts": dict(facts)})
-    _write_manifest(folder, manifest)
+    _write_manifest(Place.of(folder), manifest)
     return manifest
 
 
@@ -147,18 +133,18 @@ def visible_files(folder: Path) -> list[Path]:
     ]
 
 
-def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
+def read_manifest(folder: Where, kind: str | None = None) -> Manifest:
     """Read an artefact's manifest.
 
     Raises NotFound for no folder, Incomplete for no manifest, Corrupt for one that is damaged,
     Unsupported for another kind or a newer format.
     """
-    path = folder / MANIFEST
-    if not folder.is_dir():
+    folder = Place.of(folder)
+    if not folder.is_folder():
         raise NotFound(str(folder), "no such folder", "check the path")
-    if not path.is_file():
+    if not (folder / MANIFEST).is_file():
         raise Incomplete(str(folder), "has no manifest.json", "run the stage that writes it again")
-    manifest = _parsed(path)
+    manifest = _parsed(folder / MANIFEST)
     if kind is not None and manifest.kind != kind:
         raise Unsupported(str(folder), f"is a {manifest.kind}", f"give the folder of a {kind}")
     return manifest
@@ -166,55 +152,86 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
 
 def checked(folder: Path, manifest: Manifest, name: str) -> Path:
     """Return the path of an artefact's file after checking its bytes against the manifest."""
-    record = manifest.files.get(name)
-    if record is None:
-        raise NotFound(str(folder / name), "is not in the manifest", "check the name")
-    problem = problem_with(folder / name, record)
+    problem = problem_with(folder / name, record_of(folder, manifest, name))
     if problem is not None:
         raise problem
     return folder / name
 
 
-def problem_with(path: Path, record: FileRecord) -> Corrupt | None:
+def checked_bytes(folder: Place, manifest: Manifest, name: str) -> Buffer:
+    """Return the bytes of an artefact's file, mapped or fetched once, after checking them."""
+    record, place = record_of(folder, manifest, name), folder / name
+    problem = _size_problem(place, record)
+    data = place.read() if problem is None else b""
+    problem = problem or _sha256_problem(place, record, pieces_of(data))
+    if problem is not None:
+        raise problem
+    return data
+
+
+def record_of(folder: Where, manifest: Manifest, name: str) -> FileRecord:
+    """Return what the manifest says of a file; NotFound if that is nothing."""
+    record = manifest.files.get(name)
+    if record is None:
+        raise NotFound(f"{folder}/{name}", "is not in the manifest", "check the name")
+    return record
+
+
+def problem_with(where: Where, record: FileRecord) -> Corrupt | None:
     """Compare a file with its record; None if its bytes are the ones that were written."""
-    remedy = "delete it and run the stage that wrote it again, or restore a copy"
-    if not path.is_file():
-        return Corrupt(str(path), "is missing", remedy)
-    if path.stat().st_size != record.size_bytes:
-        found = f"has {path.stat().st_size} bytes, the manifest says {record.size_bytes}"
-        return Corrupt(str(path), found, remedy)
-    actual = sha256_of(path)
-    if actual != record.sha256:
-        found = f"sha256 is {actual[:12]}..., the manifest says {record.sha256[:12]}..."
-        return Corrupt(str(path), found, remedy)
+    place = Place.of(where)
+    return _size_problem(place, record) or _sha256_problem(place, record, place.pieces())
+
+
+def _size_problem(place: Place, record: FileRecord) -> Corrupt | None:
+    if not place.is_file():
+        return Corrupt(str(place), "is missing", REMEDY)
+    size_bytes = place.size_bytes()
+    if size_bytes != record.size_bytes:
+        found = f"has {size_bytes} bytes, the manifest says {record.size_bytes}"
+        return Corrupt(str(place), found, REMEDY)
     return None
 
 
-def verify(folder: Path) -> list[PanscopeError]:
+def _sha256_problem(place: Place, record: FileRecord, pieces: Iterable[Buffer]) -> Corrupt | None:
+    actual = sha256_in(pieces)
+    if actual != record.sha256:
+        found = f"sha256 is {actual[:12]}..., the manifest says {record.sha256[:12]}..."
+        return Corrupt(str(place), found, REMEDY)
+    return None
+
+
+def verify(folder: Where) -> list[PanscopeError]:
     """Check every file of an artefact, or of each artefact below `folder`; list what is wrong."""
-    manifests = sorted(folder.rglob(MANIFEST)) if folder.is_dir() else []
-    if not manifests:
+    artefacts = artefacts_in(folder)
+    if not artefacts:
         read_manifest(folder)
     problems: list[PanscopeError] = []
-    for path in manifests:
+    for place in artefacts:
         try:
-            manifest = read_manifest(path.parent)
+            manifest = read_manifest(place)
         except PanscopeError as error:
             problems.append(error)
             continue
-        found = (problem_with(path.parent / name, r) for name, r in manifest.files.items())
+        found = (problem_with(place / name, r) for name, r in manifest.files.items())
         problems += [problem for problem in found if problem is not None]
     return problems
 
 
+def artefacts_in(folder: Where) -> list[Place]:
+    """List the folders at or below `folder` that have a manifest."""
+    below = Place.of(folder).files_below()
+    return [file.parent for file in below if file.name == MANIFEST]
+
+
 def made(
-    folder: Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]
+    folder: Where, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:
     """Return the manifest of the artefact of this configuration and these inputs, if it is there.
 
     Raises ConfigError if `folder` holds another one: nothing finished is written over.
     """
-    if not (folder / MANIFEST).is_file():
+    if not (Place.of(folder) / MANIFEST).is_file():
         return None
     manifest = read_manifest(folder, kind)
     if manifest.digest != artefact_digest(config, inputs):
@@ -233,45 +250,30 @@ def clear_unsealed(folder: Path, patterns: Iterable[str]) -> None:
             path.unlink()
 
 
-def _parsed(path: Path) -> Manifest:
+def _parsed(place: Place) -> Manifest:
     """Parse a manifest and check it against the checksum it carries."""
     remedy = "run the stage that wrote it again"
     try:
-        tree = json.loads(path.read_bytes())
+        tree = json.loads(b"".join(place.pieces()))
         written = tree.pop("checksum", None) if isinstance(tree, dict) else None
-        _refuse_newer(path.parent, tree)
+        _refuse_newer(place, tree)
         manifest = Manifest.model_validate(tree)
     except ValueError as error:  # JSON's, UTF-8's and pydantic's
-        raise Corrupt(str(path), "is not a manifest", remedy) from error
+        raise Corrupt(str(place), "is not a manifest", remedy) from error
     if written != digest_of(tree):
-        raise Corrupt(str(path), "does not match its own checksum", remedy)
+        raise Corrupt(str(place), "does not match its own checksum", remedy)
     return manifest
 
 
-def _refuse_newer(folder: Path, tree: Any) -> None:
+def _refuse_newer(place: Place, tree: Any) -> None:
     """Raise Unsupported for a later format, before its unknown keys look like damage."""
     version = tree.get("format_version") if isinstance(tree, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         found = f"has format {version}, this panscope reads {FORMAT_VERSION}"
-        raise Unsupported(str(folder), found, "upgrade panscope")
+        raise Unsupported(str(place.parent), found, "upgrade panscope")
 
 
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
+def _write_manifest(folder: Place, manifest: Manifest) -> None:
     """Write a manifest with a checksum of itself."""
     tree = manifest.model_dump(mode="json")
     write_json(folder / MANIFEST, {**tree, "checksum": digest_of(tree)})
-
-
-def _write_failed(path: Path, error: OSError) -> PanscopeError:
-    reason = error.strerror or str(error)
-    return PanscopeError(
-        str(path), f"could not be written ({reason})", "check space and permissions"
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ run/
   recipe.json     the recipe as it was run
   events.jsonl    progress and metrics, one event a line
   report.md       the metrics of the suite as a table
+  begin.json      where in the store training began, if it joined others
   store/ suite/ atlas/
 """
 
@@ -13,18 +14,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from panscope import config, dist, files
 from panscope.config import digest_of, override, read_toml
 from panscope.dist import Share
-from panscope.errors import ConfigError, NotFound, nearest
+from panscope.errors import ConfigError, Corrupt, NotFound, nearest
 from panscope.events import Emit, Warned, to_jsonl
 from panscope.model import load, text
 from panscope.model.load import Config as ModelConfig
 from panscope.model.load import Model
 from panscope.model.text import Config as TextConfig
 from panscope.model.text import Rows
+from panscope.place import Place, Where
 from panscope.sae.suite import Suite
 from panscope.sinks import to_tensorboard, to_wandb
 from panscope.sites import Site
@@ -37,7 +40,10 @@ from panscope.stages.train import BatchesFrom, memory, sweep
 from panscope.stages.train import Config as TrainConfig
 from panscope.stages.train.objective import Saes
 from panscope.stages.train.sweep import Spec
+from panscope.store import shared
 from panscope.store.reader import Store
+from panscope.store.shared import Config as StoreConfig
+from panscope.store.shuffle import Batch
 
 
 class Metrics(config.Config):
@@ -55,6 +61,7 @@ class Recipe(config.Config):
     model: ModelConfig = ModelConfig()
     text: TextConfig = TextConfig()
     harvest: HarvestConfig = HarvestConfig()
+    store: StoreConfig = StoreConfig()
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     describe: DescribeConfig = DescribeConfig()
@@ -94,6 +101,13 @@ def record(recipe: Recipe, out: Path) -> None:
     files.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
 
 
+class Begin(config.Config):
+    """Where training began in the order of a store's shards; `stream` names store and order."""
+
+    stream: str
+    visit: int
+
+
 class Launch:
     """A recipe on its way into a run folder; the model is loaded when a stage first needs it."""
 
@@ -130,18 +144,22 @@ class Launch:
         """The digests of model and text."""
         return {"model": self.model.digest, "text": text.fingerprint(self.recipe.text)}
 
+    @property
+    def store(self) -> Place:
+        """Where the store is: in the run folder, or where the recipe says."""
+        return Place.of(self.recipe.store.folder or self.out / "store")
+
     def harvest(self) -> files.Manifest:
-        """Write activations into `store/`."""
-        return harvest.run(*self._harvest, self.out / "store", self.emit)
+        """Write activations into the store."""
+        return harvest.run(*self._harvest, self.store, self.emit)
 
     def write_shards(self, share: Share) -> None:
-        """Write a share of the shards of `store/`."""
-        harvest.write(*self._harvest, self.out / "store", self.emit, share)
+        """Write a share of the shards of the store."""
+        harvest.write(*self._harvest, self.store, self.emit, share)
 
     def seal_store(self) -> files.Manifest:
         """Make the shards of all shares a store."""
-        config, model, _, inputs = self._harvest
-        return harvest.seal(config, model, inputs, self.out / "store", self.emit)
+        return harvest.seal(*self._harvest, self.store, self.emit)
 
     @property
     def _harvest(self) -> tuple[HarvestConfig, Model, RowsFrom, dict[str, str]]:
@@ -238,6 +256,9 @@ class Launch:
         return -(-tokens // (batch_rows * self.recipe.text.context))
 
     def _live(self) -> tuple[BatchesFrom, dict[str, str]]:
+        if self.recipe.store.model_copy(update={"folder": None}) != StoreConfig():
+            found = "says how a store is read, but training reads the live stream"
+            raise ConfigError("[store]", found, 'set source = "store"')
         rows_from, size = self._rows_from("train"), self.recipe.train.batch_tokens
 
         def batches_from(batch: int, sites: tuple[Site, ...]) -> Iterator[Mapping[Site, Tensor]]:
@@ -253,23 +274,56 @@ class Launch:
         return self.recipe.harvest.model_copy(update={"sites": tuple(map(str, sites))})
 
     def _from_store(self) -> tuple[BatchesFrom, dict[str, str]]:
-        store = Store.open(self.out / "store")
+        store = Store.open(self.store)
         _refuse_another_model(store.folder, store.manifest, self.inputs)
-        size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
+        seed = self.recipe.harvest.seed
+        begin = self._begin(store, seed)
+        passed = store.batches_before(begin, self.recipe.train.batch_tokens, seed)
 
         def batches_from(batch: int, sites: tuple[Site, ...]) -> Iterator[Mapping[Site, Tensor]]:
-            stream = store.batches(sites, size, seed, batch=batch)
+            stream = self._batches(store, sites, passed + batch)
             return ({s: v.to(self.model.device) for s, v in b.values.items()} for b in stream)
 
         return batches_from, {
             **self.inputs,
             "store": store.manifest.digest,
             "stream": digest_of({"seed": seed}),
+            **({"begin": f"shard {begin} of the order"} if begin else {}),
         }
+
+    def _batches(self, store: Store, sites: tuple[Site, ...], batch: int) -> Iterator[Batch]:
+        """Read a store from a batch on, by ourselves or through the window we have with others."""
+        size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
+        if window := round(self.recipe.store.shared_gb * 1e9):
+            return shared.batches(store, sites, size, seed, batch, window)
+        return store.batches(sites, size, seed, batch=batch)
+
+    def _begin(self, store: Store, seed: int) -> int:
+        """Return the visit at which training begins, which is noted when it joins others."""
+        if not self.recipe.store.join:
+            return self.recipe.store.begin
+        note, stream = self.out / "begin.json", digest_of([store.manifest.digest, seed])
+        if not note.is_file():
+            front = shared.front(store, seed)
+            visit = self.recipe.store.begin if front is None else front
+            files.write_json(note, Begin(stream=stream, visit=visit).model_dump())
+        begin = _noted(note)
+        if begin.stream != stream:
+            do = "choose another output or delete it"
+            raise ConfigError(str(note), "tells of another store or seed", do)
+        return begin.visit
+
+
+def _noted(path: Path) -> Begin:
+    try:
+        return Begin.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        do = "delete it and the suite to train from the start"
+        raise Corrupt(str(path), "does not say where training began", do) from error
 
 
 def _refuse_another_model(
-    folder: Path, manifest: files.Manifest, inputs: Mapping[str, str]
+    folder: Where, manifest: files.Manifest, inputs: Mapping[str, str]
 ) -> None:
     if manifest.inputs.get("model", inputs["model"]) != inputs["model"]:
         do = "name the model it was made from, or choose another output"

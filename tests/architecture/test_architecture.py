@@ -24,6 +24,7 @@ DOORS = {
     "click": ("cli.py",),
     "triton": ("kernels/gpu",),
     "ray": ("cluster.py",),
+    "fsspec": ("place.py",),
 }
 NOT_MODULES = {"utils", "common", "helpers", "core", "base", "types", "constants", "registry"} | {
     "factory",

@@ -19,6 +19,11 @@ from panscope import files
 from panscope.cli import main
 from panscope.model.load import pocket_file
 from panscope.plan import calibrate
+from panscope.stages.train.loop import Pass
+from panscope.store.reader import Store
+from panscope.store.shared import reading
+from panscope.store.shuffle import permutation
+from panscope.store.window import Window
 
 TINY = (
     "text.context=16",
@@ -247,6 +252,50 @@ def test_parts_trained_over_text_equal_separate_trainings(
     assert weights["parts"] == weights["first"] | weights["second"]
 
 
+def test_trainers_share_a_store_and_resume_where_they_joined(
+    panscope: Command,
+    tiny_model_folder: Path,
+    tiny_text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    common = (
+        f'model.name="{tiny_model_folder}"',
+        f'text.path="{tiny_text}"',
+        *TINY,
+        "train.tokens=2560",
+        'source="store"',
+        "harvest.tokens=2000",
+        f'store.folder="{tmp_path / "store"}"',
+    )
+    joining = ("train", "demo", *common, "store.shared_gb=0.01", "store.join=true", "--output")
+    assert panscope("harvest", "demo", *common, "--output", tmp_path / "harvest").exit_code == 0
+    store = Store.open(tmp_path / "store")
+    with reading(store, store.sites, 0, 10_000_000) as other:
+        order = permutation(0, 0, len(store.facts.shards)).tolist()
+        for visit in range(3):
+            other.shard(visit, order[visit], store.sites)
+        with monkeypatch.context() as patch:
+            patch.setattr(Pass, "_read", interrupted)
+            assert panscope(*joining, tmp_path / "late").exit_code == 1
+        assert list(other.window.readers()) == [other.file.name], "the other is left"
+    assert panscope(*joining, tmp_path / "late").exit_code == 0
+    whole = ("train", "demo", *common, "store.begin=2", "--output", tmp_path / "whole")
+    assert panscope(*whole).exit_code == 0
+    assert hashes(tmp_path / "late" / "suite") == hashes(tmp_path / "whole" / "suite")
+    inputs = files.read_manifest(tmp_path / "late" / "suite").inputs
+    assert inputs["begin"] == "shard 2 of the order"
+    assert not Window.of(store.manifest).folder.exists()
+    (tmp_path / "late" / "begin.json").write_text("{")
+    refused = panscope(*joining, tmp_path / "late")
+    assert (refused.exit_code, "begin.json: does not say where" in refused.stderr) == (4, True)
+
+
+def interrupted(*_: object) -> None:
+    """Stand in for the reading of metrics, which comes after the first checkpoint."""
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
@@ -256,6 +305,9 @@ def test_parts_trained_over_text_equal_separate_trainings(
         (["train.target_l0=[99.0]"], 2, "target_l0 99 is not below the width"),
         (["train.widht=[64]"], 2, "unknown key train.widht; did you mean widths?"),
         (["train.tokens=nonsense"], 2, "train.tokens is 'nonsense'"),
+        (["store.shared_gb=4"], 2, 'reads the live stream; set source = "store"'),
+        (["store.shared_gb=-1"], 2, "store.shared_gb is -1"),
+        (["store.shared=4"], 2, "unknown key store.shared; did you mean shared_gb?"),
         (["no-equals-sign"], 2, "write section.key=value"),
         (["train.sites=['mlp_in_unit.*']"], 6, "can be read but not edited"),
         (["train.sites=['attn_pattern.*']"], 6, "has no vector for each token"),

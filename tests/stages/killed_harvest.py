@@ -1,13 +1,15 @@
 """Harvest into many folders, each killed at another instant and then resumed; for test_harvest.
 
 Usage: killed_harvest.py FOLDER. Writes FOLDER/whole, FOLDER/resumed-<n> (killed once, at the n-th
-instant) and FOLDER/often (killed again and again). Each harvest runs in a forked child, which kills
-itself with SIGKILL: half way through writing a file, before a sync, before a rename or before a
-removal. Prints the number of instants.
+instant), FOLDER/often (killed again and again) and FOLDER/several-<n> (by three processes at once,
+killed at random, the clock jumping). Each harvest runs in a forked child, which kills itself with
+SIGKILL: half way through a write, before a sync, a rename or a removal. Prints the number of
+instants.
 """
 
 import itertools
 import os
+import random
 import shutil
 import signal
 import sys
@@ -29,6 +31,7 @@ from panscope.stages import harvest
 CONFIG = harvest.Config(
     sites=("resid_post.0", "attn_z.1"), tokens=60, bucket_tokens=32, batch_rows=2, seed=3
 )
+SEVERAL = 20
 TWO_SHARDS = CONFIG.model_copy(update={"sites": ("attn_z.1",), "tokens": 40})
 
 
@@ -70,32 +73,68 @@ def killed_before(
     return acting
 
 
-def killed_half_way(instants: Iterator[int], fatal: int) -> Callable[[Path, bytes], int]:
-    write_bytes = Path.write_bytes
+def killed_half_way(instants: Iterator[int], fatal: int) -> Callable[[int, memoryview], int]:
+    write = os.write
 
-    def writing(path: Path, data: bytes) -> int:
+    def writing(file: int, data: memoryview) -> int:
         if next(instants) == fatal:
-            write_bytes(path, data[: len(data) // 2])
+            write(file, data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
-        return write_bytes(path, data)
+        return write(file, data)
 
     return writing
 
 
-def harvest_in_child(model: Model, out: Path, fatal: int) -> bool:
-    """Harvest in a fork that is killed at an instant; say whether it lived to the end."""
+def start(model: Model, out: Path, fatal: int) -> int:
+    """Fork a child that harvests and is killed at an instant; return its process number."""
     child = os.fork()
     if child == 0:
         instants = itertools.count()
-        Path.write_bytes = killed_half_way(instants, fatal)  # type: ignore[method-assign]
+        os.write = killed_half_way(instants, fatal)
         Path.replace = killed_before(instants, fatal, Path.replace)  # type: ignore[method-assign]
+        Path.unlink = killed_before(instants, fatal, Path.unlink)  # type: ignore[method-assign]
         os.fsync = killed_before(instants, fatal, lambda _: None)  # a kill loses no cached page
         shutil.rmtree = killed_before(instants, fatal, shutil.rmtree)
         harvest.run(TWO_SHARDS, model, rows_from, {"model": "m"}, out, silent)
         os._exit(0)
+    return child
+
+
+def end(child: int) -> bool:
+    """Wait for a child; say whether it lived to the end."""
     status = os.waitpid(child, 0)[1]
     assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL
     return status == 0
+
+
+def harvest_in_child(model: Model, out: Path, fatal: int) -> bool:
+    return end(start(model, out, fatal))
+
+
+def sealed_in(out: Path) -> dict[str, tuple[int, bytes]]:
+    """Return inode and bytes of every file of every sealed shard."""
+    shards = [seal.parent for seal in out.glob("shard-*/seal.json")]
+    files = [file for shard in shards for file in shard.iterdir()]
+    return {str(file): (file.stat().st_ino, file.read_bytes()) for file in files}
+
+
+def jump(out: Path, draw: random.Random) -> None:
+    """Set the times of all files anywhere between 1970 and 2100, as a clock that jumped would."""
+    for file in (*out.rglob("*"), *out.rglob(".*")):
+        os.utime(file, (draw.uniform(0, 4e9), draw.uniform(0, 4e9)))
+
+
+def several(model: Model, out: Path, draw: random.Random) -> None:
+    """Let three processes harvest one store, each killed at a random instant, until one is done."""
+    while True:
+        children = [start(model, out, draw.choice([-1, draw.randrange(80)])) for _ in range(3)]
+        lived = [end(child) for child in children]
+        jump(out, draw)
+        if any(lived):
+            break
+    before = sealed_in(out)
+    assert harvest_in_child(model, out, -1)
+    assert sealed_in(out) == before, "something sealed was lost or written again"
 
 
 def main(folder: Path) -> None:
@@ -105,11 +144,15 @@ def main(folder: Path) -> None:
         out = folder / f"resumed-{fatal}"
         if harvest_in_child(model, out, fatal):
             break
+        sealed = sealed_in(out)
         assert harvest_in_child(model, out, -1)
-    # Each life outlasts the 12 instants of a shard and the removal of an unsealed one.
-    lives = itertools.count(14)
+        assert sealed.items() <= sealed_in(out).items(), "something sealed was written again"
+    # Each life outlasts the instants of a shard and the removal of an unsealed one.
+    lives = itertools.count(24)
     while not harvest_in_child(model, folder / "often", next(lives)):
         pass
+    for n in range(SEVERAL):
+        several(model, folder / f"several-{n}", random.Random(n))
     print(fatal)  # noqa: T201
 
 

@@ -1,12 +1,19 @@
 """Harvest: streams that skip exactly, stores that resume to the bit, one pass for all sites."""
 
+import errno
 import itertools
 import os
+import resource
 import runpy
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +25,11 @@ from panscope.events import Advanced, Event, Finished, Started, Warned, silent
 from panscope.model import tap, text
 from panscope.model.load import Model
 from panscope.model.text import Rows
+from panscope.place import Place
 from panscope.sites import VECTOR_KINDS, WHOLE_KINDS, Site
 from panscope.stages import harvest
 from panscope.stages.harvest import Config, RowsFrom
+from panscope.store.claim import claimed
 from panscope.store.reader import Store
 from panscope.store.shuffle import Batch
 
@@ -308,7 +317,7 @@ def test_shares_make_the_store_of_one_process(tmp_path: Path, world: int, tokens
     for rank in reversed(range(world)):
         events = write(tmp_path / "shared", Share(rank, world), wanted)
         done.append([event.done for event in events if isinstance(event, Advanced)][-1:])
-    with_all = harvest.seal(wanted, MODEL, INPUTS, tmp_path / "shared", silent)
+    with_all = harvest.seal(wanted, MODEL, ROWS_FROM, INPUTS, tmp_path / "shared", silent)
     assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "whole")
     assert sum(n for last in done for n in last) == sum(with_all.facts["shards"])
 
@@ -321,24 +330,24 @@ def test_a_share_leaves_the_others_alone(tmp_path: Path, passes: list[tuple[Site
     assert passes == [SITES] * 3, "two passes in shard 0, one in shard 2"
     assert begun.read_bytes() == b"in the making"
     with pytest.raises(Incomplete, match="shard-00001"):
-        harvest.seal(CONFIG, MODEL, INPUTS, tmp_path, silent)
+        harvest.seal(CONFIG, MODEL, ROWS_FROM, INPUTS, tmp_path, silent)
     assert not (tmp_path / "manifest.json").exists()
     write(tmp_path, Share(1, 2))
     passes.clear()
     write(tmp_path, Share(0, 2))
     assert passes == [], "what is sealed is not done again"
-    sealed = harvest.seal(CONFIG, MODEL, INPUTS, tmp_path, silent)
+    sealed = harvest.seal(CONFIG, MODEL, ROWS_FROM, INPUTS, tmp_path, silent)
     assert list(sealed.facts["shards"]) == [27, 28, 13]
     assert write(tmp_path, Share(0, 2)) == [], "a finished store is left as it is"
     events: list[Event] = []
-    assert harvest.seal(CONFIG, MODEL, INPUTS, tmp_path, events.append) == sealed
+    assert harvest.seal(CONFIG, MODEL, ROWS_FROM, INPUTS, tmp_path, events.append) == sealed
     assert events == [Finished("harvest", 0.0, reused=True)]
 
 
 def test_a_share_that_nobody_wrote_is_missed(tmp_path: Path):
     write(tmp_path, Share(0, 2))
-    with pytest.raises(Incomplete, match="shard 1 was not written; run the same command again"):
-        harvest.seal(CONFIG, MODEL, INPUTS, tmp_path, silent)
+    with pytest.raises(Incomplete, match="shard-00001 is not written; run harvest again"):
+        harvest.seal(CONFIG, MODEL, ROWS_FROM, INPUTS, tmp_path, silent)
 
 
 def test_a_full_disk_is_reported_and_the_next_run_resumes(
@@ -346,21 +355,114 @@ def test_a_full_disk_is_reported_and_the_next_run_resumes(
 ):
     run(tmp_path / "whole")
     passes.clear()
-    write_bytes, n_files = Path.write_bytes, itertools.count()
+    os_write, writes = os.write, itertools.count()
 
-    def until_full(path: Path, data: bytes) -> int:
-        if next(n_files) == 6:
+    def until_full(file: int, data: memoryview) -> int:
+        if next(writes) == 12:  # the second shard's third of 9
             raise OSError(28, "No space left on device")
-        return write_bytes(path, data)
+        return os_write(file, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", until_full)
+        patch.setattr(os, "write", until_full)
         with pytest.raises(PanscopeError, match=r"shard-00001/.*No space left on device"):
             run(tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["shard-00000"]
     passes.clear()
     run(tmp_path / "full")
     assert len(passes) == 3  # those of shards 1 and 2
+    assert bytes_of(tmp_path / "full") == bytes_of(tmp_path / "whole")
+
+
+def test_what_another_process_writes_is_waited_for_and_not_written_again(
+    tmp_path: Path, passes: list[tuple[Site, ...]]
+):
+    run(tmp_path / "whole")
+    passes.clear()
+    shard = tmp_path / "both" / "shard-00001"
+    with claimed(Place.of(shard), wait=False):
+        helper = threading.Thread(target=run, args=(tmp_path / "both",))
+        helper.start()
+        while not (tmp_path / "both" / "shard-00002" / "seal.json").exists():
+            time.sleep(0.01)  # the helper has passed over shard 1, and waits for it
+        shutil.copytree(tmp_path / "whole" / "shard-00001", shard)
+    helper.join()
+    assert len(passes) == 3  # those of shards 0 and 2
+    assert bytes_of(tmp_path / "both") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_the_error_of_a_type_is_in_the_facts(tmp_path: Path, dtype: str):
+    run(tmp_path / "exact", config(dtype="float32"))
+    run(tmp_path / "kept", config(dtype=dtype))
+    exact, kept = Store.open(tmp_path / "exact"), Store.open(tmp_path / "kept")
+    assert set(exact.facts.error.values()) == {0.0}
+    for site in SITES:
+        shards = range(len(exact.facts.shards))
+        pair = [torch.cat([s.shard(n, SITES).values[site] for n in shards]) for s in (exact, kept)]
+        error = float((pair[1].float() - pair[0]).norm() / pair[0].norm())
+        assert kept.facts.error[str(site)] == pytest.approx(error, rel=1e-4)
+        assert 0 < error < 0.01
+
+
+def test_a_value_beyond_float16_is_named(tmp_path: Path):
+    norm = MODEL.lm.get_submodule("model.layers.0.post_feedforward_layernorm")
+    with torch.no_grad():
+        norm.weight += 1e6
+    try:
+        with pytest.raises(
+            ConfigError, match=r"resid_post\.0: \d+ values are not finite as float16"
+        ):
+            run(tmp_path, config(dtype="float16"))
+        with pytest.raises(
+            ConfigError, match=r"resid_post\.0: \d+ values are not finite as float16"
+        ):
+            next(batches(config(dtype="float16"), 5))
+    finally:
+        with torch.no_grad():
+            norm.weight -= 1e6
+    assert not list(tmp_path.glob("shard-*"))
+
+
+def test_a_live_stream_has_no_use_for_int8():
+    with pytest.raises(ConfigError, match="int8 saves space on disk, a live stream has none"):
+        batches(config(dtype="int8"), 5)
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES])
+def test_a_disk_that_cannot_be_written_is_said_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+):
+    run(tmp_path, config(tokens=20))
+    (tmp_path / "manifest.json").unlink()
+    before, os_open = bytes_of(tmp_path), os.open
+
+    def read_only(path: Any, flags: int, *mode: int, **folder: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(error, os.strerror(error))
+        return os_open(path, flags, *mode, **folder)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(
+        PanscopeError, match=rf"{os.strerror(error)}.*; check space and permissions"
+    ):
+        run(tmp_path, config(tokens=20))
+    assert bytes_of(tmp_path) == before
+
+
+def test_a_real_limit_on_file_sizes_is_a_full_disk(tmp_path: Path):
+    run(tmp_path / "whole")
+    child = os.fork()
+    if child == 0:  # only a process of its own may be limited
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
+        try:
+            run(tmp_path / "full")
+        except PanscopeError as error:
+            os._exit(7 if "File too large); check space" in str(error) else 8)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert not list((tmp_path / "full").glob("shard-*/*"))
+    run(tmp_path / "full")
     assert bytes_of(tmp_path / "full") == bytes_of(tmp_path / "whole")
 
 
@@ -371,9 +473,12 @@ def test_killed_at_any_instant_it_resumes_to_the_bit(tmp_path: Path):
     done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     n_instants = int(done.stdout)
-    assert n_instants == 4 * (2 * 3 + 1)  # write, sync, rename, sync: 2 shards of 3 files, manifest
+    # Of 2 shards of 3 files and a manifest: sync, rename, sync. Writes: 2 parts of a site's file, 4
+    # of the columns', one of seal and manifest. Each shard and the manifest lets go of its claim.
+    assert n_instants == 3 * (2 * 3 + 1) + 2 * (2 + 4 + 1) + 1 + 3
     whole = bytes_of(tmp_path / "whole")
-    for folder in (*(f"resumed-{n}" for n in range(n_instants)), "often"):
+    several = (f"several-{n}" for n in range(SCENE["SEVERAL"]))
+    for folder in (*(f"resumed-{n}" for n in range(n_instants)), "often", *several):
         assert bytes_of(tmp_path / folder) == whole, folder
     (tmp_path / "whole" / "manifest.json").unlink()
     with pytest.raises(Incomplete, match=r"has no manifest\.json"):

@@ -21,9 +21,9 @@ def pending(sizes: list[int], filled: list[int], epochs: int = 1) -> Iterator[Pe
 
             def fill(number: int = number, size: int = size, epoch: int = epoch) -> Bucket:
                 filled.append(number)
-                ids = torch.arange(size) + sum(sizes[:number])
                 order = permutation(0, epoch * len(sizes) + number, size)
-                return Bucket({SITE: ids[:, None].float()}, Tokens(ids, ids, ids), order)
+                ids = order + sum(sizes[:number])
+                return Bucket({SITE: ids[:, None].float()}, Tokens(ids, ids, ids))
 
             yield Pending(epoch, size, fill)
 

@@ -3,7 +3,8 @@
     store/
       manifest.json                   every file below, its size and SHA-256; facts: `Facts`
       shard-00000/
-        <site>.safetensors            `activations` (tokens, d), bfloat16 or float32
+        <site>.safetensors            `activations` (tokens, d); of int8 also `vector_scales`
+                                      (tokens) and `dimension_scales` (d), float32
         tokens.safetensors            `ids`, `documents`, `positions` (tokens), int32
         seal.json                     `Seal`, written last
 
@@ -14,22 +15,22 @@ that what decays in between is found and not sealed.
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
+
+from pydantic import Field
 
 from panscope.config import Config, digest_of
 from panscope.errors import Corrupt, Incomplete
 from panscope.files import FileRecord, problem_with
+from panscope.place import Place
 from panscope.sites import Site
+from panscope.store.precision import DType, Error
 
 KIND = "store"
 SEAL = "seal.json"
 TOKENS = "tokens.safetensors"
-ACTIVATIONS = "activations"
 
-DType = Literal["bfloat16", "float32"]
 _SHARD = re.compile(r"shard-(\d{5,})")
 _REMEDY = "delete that shard's folder and run harvest again"
 
@@ -42,6 +43,8 @@ class Facts(Config):
     dtype: DType
     shards: tuple[int, ...]
     rows: int
+    error: dict[str, float] = Field(default_factory=dict)
+    """At each site, the root mean square of what the type lost, over that of the values."""
 
 
 class Seal(Config):
@@ -52,6 +55,8 @@ class Seal(Config):
     n_rows: int
     """How many rows of text it was made from."""
     files: dict[str, FileRecord]
+    errors: dict[str, Error] = Field(default_factory=dict)
+    """At each site, what the type lost of the shard's first lines."""
 
     def to_bytes(self) -> bytes:
         """Write the seal as JSON with a checksum of itself."""
@@ -59,19 +64,18 @@ class Seal(Config):
         return (json.dumps({**tree, "sha256": digest_of(tree)}, indent=1) + "\n").encode()
 
     @classmethod
-    def read(cls, shard: Path) -> Self:
+    def read(cls, shard: Place) -> Self:
         """Read a shard's seal: Incomplete if it has none, Corrupt if a byte of it has changed."""
-        path = shard / SEAL
+        place = shard / SEAL
+        if not place.is_file():
+            raise Incomplete(str(shard), f"has no {SEAL}", _REMEDY)
+        data = b"".join(place.pieces())
         try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise Incomplete(str(shard), f"has no {SEAL}", _REMEDY) from error
-        try:
-            seal = cls.model_validate(_without_checksum(data))
+            seal = cls.model_validate_json(json.dumps(_without_checksum(data)))
         except ValueError as error:
-            raise Corrupt(str(path), "is not a seal", _REMEDY) from error
+            raise Corrupt(str(place), "is not a seal", _REMEDY) from error
         if seal.to_bytes() != data:
-            raise Corrupt(str(path), "does not match its own checksum", _REMEDY)
+            raise Corrupt(str(place), "does not match its own checksum", _REMEDY)
         return seal
 
 
@@ -91,18 +95,27 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05}"
 
 
+def is_shard(name: str) -> bool:
+    """Say whether a folder of that name is a shard's."""
+    return _SHARD.fullmatch(name) is not None
+
+
 def site_file(site: Site | str) -> str:
     """Name the file that holds a site's activations within a shard."""
     return f"{site}.safetensors"
 
 
-def shards_in(store: Path) -> Iterator[tuple[int, Path]]:
+def shards_in(store: Place) -> Iterator[tuple[int, Place]]:
     """Yield number and folder of every shard, sealed or not, in order of their numbers."""
-    found = ((_SHARD.fullmatch(path.name), path) for path in store.glob("shard-*"))
-    yield from sorted((int(match[1]), path) for match, path in found if match)
+    found = ((_SHARD.fullmatch(place.name), place) for place in store.children())
+    yield from sorted(((int(match[1]), place) for match, place in found if match), key=_number)
 
 
-def whole_seal(shard: Path) -> Seal:
+def _number(shard: tuple[int, Place]) -> int:
+    return shard[0]
+
+
+def whole_seal(shard: Place) -> Seal:
     """Read a shard's seal and check every file of the shard against it.
 
     Raises Incomplete for no seal, Corrupt for a file that is not as it was written.
@@ -115,7 +128,7 @@ def whole_seal(shard: Path) -> Seal:
     return seal
 
 
-def discard(shard: Path) -> None:
+def discard(shard: Place) -> None:
     """Remove a shard, its seal first, so that a kill leaves it unsealed."""
-    (shard / SEAL).unlink(missing_ok=True)
-    shutil.rmtree(shard)
+    (shard / SEAL).remove()
+    shard.remove()

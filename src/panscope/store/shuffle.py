@@ -1,18 +1,21 @@
 """The seeded shuffle that live streams and stores share: buckets, and batches cut from them.
 
-A *bucket* holds the activation vectors of a run of text rows. It is handed out in an order drawn
-from (seed, the bucket's number); a shard of a store is such a bucket on disk. Only whole batches
-are cut: what is left of a bucket, less than a batch, is dropped. So no batch spans two buckets, and
-a stream resumes anywhere by counting tokens and filling one bucket, with no saved buffer.
+A *bucket* holds the activation vectors of a run of text rows, in an order drawn from (seed, the
+bucket's number); a shard of a store is such a bucket on disk. Only whole batches are cut: what is
+left of a bucket, less than a batch, is dropped. So no batch spans two buckets, and a stream resumes
+anywhere by counting tokens and filling one bucket, with no saved buffer.
+
+Vectors are put in their place when a bucket is filled, while they are still in the processor's
+cache: a batch is then a slice, and nothing is gathered.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from panscope.axes import Activations
@@ -29,9 +32,13 @@ class Tokens:
     documents: Column
     positions: Column
 
-    def take(self, index: Column) -> Self:
+    def take(self, index: Column | slice) -> Self:
         """Pick tokens by number."""
         return type(self)(self.ids[index], self.documents[index], self.positions[index])
+
+    def copy(self) -> Self:
+        """Copy the columns."""
+        return type(self)(self.ids.clone(), self.documents.clone(), self.positions.clone())
 
 
 def joined(parts: Sequence[Tokens]) -> Tokens:
@@ -42,18 +49,22 @@ def joined(parts: Sequence[Tokens]) -> Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The vectors of the same tokens at several sites, and the order to hand them out in."""
+    """The vectors of the same tokens at several sites, in the order in which they are handed out.
+
+    `exact` holds the first of them in float32, where a store's error is measured.
+    """
 
     values: dict[Site, Activations]
     tokens: Tokens
-    order: Column
+    exact: dict[Site, Float[Tensor, "_ d_in"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Vectors of the same tokens at several sites; `number` counts the batches before this one.
 
-    `epoch` counts how often the text, or the store, was begun again.
+    `epoch` counts how often the text, or the store, was begun again. The tensors are slices of a
+    bucket: who keeps a batch keeps its bucket in memory.
     """
 
     values: dict[Site, Activations]
@@ -76,6 +87,24 @@ def permutation(seed: int, number: int, size: int) -> Column:
     return torch.from_numpy(np.random.default_rng((seed, number)).permutation(size))
 
 
+def put(values: Tensor, lines: Tensor, vectors: Tensor, kept: Tensor) -> None:
+    """Copy some vectors to their lines.
+
+    On a CPU numpy moves whole rows, where torch (2.13) takes value by value, three times as long.
+    """
+    if values.is_cpu:
+        _rows(values)[lines.numpy()] = _rows(vectors.to(values.dtype))[kept.numpy()]
+    else:
+        kept, lines = kept.to(values.device), lines.to(values.device)
+        values.index_copy_(0, lines, vectors[kept].to(values.dtype))
+
+
+def _rows(matrix: Tensor) -> Any:
+    """View each row of a matrix as one item of its bytes."""
+    row = np.dtype((np.void, matrix.shape[1] * matrix.element_size()))
+    return matrix.contiguous().view(torch.uint8).numpy().view(row)[:, 0]
+
+
 def batches(buckets: Iterable[Pending], batch_tokens: int, skip_batches: int) -> Iterator[Batch]:
     """Cut buckets into batches, from batch `skip_batches` on; earlier buckets stay unfilled.
 
@@ -90,9 +119,19 @@ def batches(buckets: Iterable[Pending], batch_tokens: int, skip_batches: int) ->
 
 
 def _cut(pending: Pending, batch_tokens: int, number: int, first: int) -> Iterator[Batch]:
-    """Yield a bucket's batches from its batch `first` on; `number` is that of its batch 0."""
+    """Yield a bucket's batches from its batch `first` on; `number` is that of its batch 0.
+
+    The last is a copy: a loop still holds it while the next bucket is filled, and would hold two.
+    """
     bucket = pending.fill()
-    for k in range(first, pending.n_tokens // batch_tokens):
-        index = bucket.order[k * batch_tokens : (k + 1) * batch_tokens]
-        values = {site: value[index] for site, value in bucket.values.items()}
-        yield Batch(values, bucket.tokens.take(index), pending.epoch, number + k)
+    end = pending.n_tokens // batch_tokens
+    for k in range(first, end):
+        lines = slice(k * batch_tokens, (k + 1) * batch_tokens)
+        values = {site: value[lines] for site, value in bucket.values.items()}
+        batch = Batch(values, bucket.tokens.take(lines), pending.epoch, number + k)
+        yield batch if k + 1 < end else _copy(batch)
+
+
+def _copy(batch: Batch) -> Batch:
+    values = {site: value.clone() for site, value in batch.values.items()}
+    return replace(batch, values=values, tokens=batch.tokens.copy())

@@ -1,0 +1,105 @@
+"""Claims: one holder at a time, free again however the holder ended, whatever the clock says."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from panscope.errors import PanscopeError
+from panscope.place import Place
+from panscope.store.claim import claimed, sweep
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def hold(folder: Path, held: "multiprocessing.synchronize.Event") -> None:  # type: ignore[name-defined]
+    with claimed(Place.of(folder / "shard-00000"), wait=False) as granted:
+        assert granted
+        held.set()
+        time.sleep(60)
+
+
+def test_a_claim_is_of_one_holder_and_leaves_no_trace(tmp_path: Path):
+    shard, other = (Place.of(tmp_path / name) for name in ("shard-00000", "shard-00001"))
+    with claimed(shard, wait=False) as first, claimed(shard, wait=False) as second:
+        assert (first, second) == (True, False)
+        with claimed(other, wait=False) as third:
+            assert third
+    with claimed(shard, wait=False) as again:
+        assert again
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_claim_of_a_killed_process_is_free_whatever_the_clock_says(tmp_path: Path):
+    held = SPAWN.Event()
+    holder = SPAWN.Process(target=hold, args=(tmp_path, held))
+    holder.start()
+    assert held.wait(60)
+    shard, left = Place.of(tmp_path / "shard-00000"), tmp_path / ".shard-00000.claim"
+    for moment in (0, time.time(), 4e9):  # a lease by the clock would have run out at one of these
+        os.utime(left, (moment, moment))
+        with claimed(shard, wait=False) as granted:
+            assert not granted
+    assert holder.pid
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert left.exists()
+    with claimed(shard, wait=True) as granted:
+        assert granted
+    assert not left.exists()
+
+
+def test_waiting_ends_when_the_holder_does(tmp_path: Path):
+    shard, order = Place.of(tmp_path / "shard-00000"), []
+
+    def wait() -> None:
+        with claimed(shard, wait=True):
+            order.append("second")
+
+    with claimed(shard, wait=False):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(0.05)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+
+
+def test_many_who_wait_are_let_in_one_by_one(tmp_path: Path):
+    shard, inside, most = Place.of(tmp_path / "shard-00000"), [], []
+
+    def enter() -> None:
+        for _ in range(20):
+            with claimed(shard, wait=True):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=enter) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 160
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_holders_left_is_swept_and_live_claims_are_not(tmp_path: Path):
+    (tmp_path / ".shard-00000.claim").touch()
+    (tmp_path / ".manifest.json.1.tmp").touch()
+    with claimed(Place.of(tmp_path / "shard-00001"), wait=False):
+        sweep(Place.of(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == [".shard-00001.claim"]
+
+
+def test_a_folder_that_takes_no_claims_is_said(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(PanscopeError, match=r"could not be claimed \(.*; check space and permiss"),
+        claimed(Place.of(tmp_path / "file" / "shard-00000"), wait=False),
+    ):
+        pass
