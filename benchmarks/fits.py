@@ -9,7 +9,7 @@ rates 1e-3 to 6e-3, kernels 0.05 to 1; dictionary_learning: rates 1e-3 to 1e-2, 
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from torch import Tensor
 from panscope.sae.sae import Sae
 from panscope.sites import Site
 
+DEFAULTS: Mapping[str, float] = {}
+PAPERS = {"momentum": 0.0, "bias_rate": 1.0}
+"""Gemma Scope's: in worlds of known features momentum and slow biases leave latents dead."""
 SITE = Site("resid_post", 0)  # a stream has one name here, whatever it holds
 SCALE_BATCHES = 16
 
@@ -57,8 +60,9 @@ def panscope(
     price: float | None = None,
     target_l0: float | None = None,
     rates: tuple[float, ...] = (),
+    schedule: Mapping[str, float] = DEFAULTS,
 ) -> Sae:
-    """Fit by our trainer with its defaults, or at a given learning rate.
+    """Fit by our trainer with its defaults, or at a given learning rate or schedule.
 
     `price` is of L0 where E|x|^2 = d, as for SAELens; here E|x|^2 = 1.
     """
@@ -76,6 +80,7 @@ def panscope(
         "tokens": problem.tokens,
         "batch_tokens": problem.batch_tokens,
         "learning_rates": rates,
+        "schedule": dict(schedule),
     }
     config = train.Config.parse(settings, "benchmark")
 

@@ -54,11 +54,12 @@ Question = tuple[dict[str, object], Callable[[], Found]]
 
 def world_questions(seeds: list[int], trainers: list[str]) -> Iterator[Question]:
     """Fit every world with every trainer; score against the true dictionary."""
+    ours = partial(fits.panscope, schedule=fits.PAPERS)
     for seed, name in product(seeds, worlds.WORLDS):
         fit_of = {
-            "panscope, true L0": partial(fits.panscope, target_l0=_true_l0(name)),
-            "panscope, price 1": partial(fits.panscope, price=1.0),
-            "panscope, price 2": partial(fits.panscope, price=2.0),
+            "panscope, true L0": partial(ours, target_l0=_true_l0(name)),
+            "panscope, price 1": partial(ours, price=1.0),
+            "panscope, price 2": partial(ours, price=2.0),
             "SAELens, price 1": partial(fits.saelens, price=1.0),
             "SAELens, price 2": partial(fits.saelens, price=2.0),
         }
@@ -108,10 +109,11 @@ def site_questions(seeds: list[int], trainers: list[str]) -> Iterator[Question]:
 
 
 def short_questions(seeds: list[int], trainers: list[str]) -> Iterator[Question]:
-    """Fit one site with our trainer at several rates in several numbers of steps."""
+    """Fit one site without momentum at several rates in several numbers of steps."""
     (site, *_), target = POCKET_SITES, 32.0
     for seed, steps, rate in product(seeds, SHORT_STEPS, (None, *SHORT_RATES)):
-        fit = partial(fits.panscope, target_l0=target, rates=() if rate is None else (rate,))
+        rates = () if rate is None else (rate,)
+        fit = partial(fits.panscope, target_l0=target, rates=rates, schedule=fits.PAPERS)
         asked = {"part": "short", "steps": steps, "rate": rate, "seed": seed}
         yield asked, partial(_fidelity, site, seed, steps * BATCH_TOKENS, fit)
 

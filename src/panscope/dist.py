@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import PrefixStore, Store, TCPStore
 
 from panscope.errors import ConfigError, Incomplete, PanscopeError
 
@@ -138,11 +139,26 @@ def joined() -> Iterator[Share]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group(backend, timeout=LONGEST_WAIT)
+    rank = int(os.environ["RANK"])
+    distributed.init_process_group(
+        backend, timeout=LONGEST_WAIT, store=_meeting(), rank=rank, world_size=world
+    )
     try:
-        yield Share(distributed.get_rank(), world)
+        yield Share(rank, world)
     finally:
         distributed.destroy_process_group()
+
+
+def _meeting() -> Store:
+    """Return where this life of the processes meets, under a name of its own.
+
+    torchrun may keep the place for the next life. Left to itself torch (2.13) then finds addresses
+    of processes that are dead: every second restart failed.
+    """
+    is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    is_host = not is_kept and os.environ["RANK"] == "0"
+    place = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=is_host)
+    return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), place)
 
 
 def idle() -> None:
