@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from panscope.errors import ConfigError, Incomplete, PanscopeError
 
