@@ -1,8 +1,8 @@
 """Claims: one holder at a time, free again however the holder ended, whatever the clock says."""
 
-import multiprocessing
 import os
-import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,14 +13,15 @@ from panscope.errors import PanscopeError
 from panscope.place import Place
 from panscope.store.claim import claimed, sweep
 
-SPAWN = multiprocessing.get_context("spawn")
+HOLDER = """
+import sys, time
+from panscope.place import Place
+from panscope.store.claim import claimed
 
-
-def hold(folder: Path, held: "multiprocessing.synchronize.Event") -> None:  # type: ignore[name-defined]
-    with claimed(Place.of(folder / "shard-00000"), wait=False) as granted:
-        assert granted
-        held.set()
-        time.sleep(60)
+with claimed(Place.of(sys.argv[1]), wait=False) as granted:
+    print(granted, flush=True)
+    time.sleep(60)
+"""
 
 
 def test_a_claim_is_of_one_holder_and_leaves_no_trace(tmp_path: Path):
@@ -35,22 +36,25 @@ def test_a_claim_is_of_one_holder_and_leaves_no_trace(tmp_path: Path):
 
 
 def test_the_claim_of_a_killed_process_is_free_whatever_the_clock_says(tmp_path: Path):
-    held = SPAWN.Event()
-    holder = SPAWN.Process(target=hold, args=(tmp_path, held))
-    holder.start()
-    assert held.wait(60)
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "shard-00000")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "True\n"
+        _refused_at_all_times(tmp_path)
+        holder.kill()
     shard, left = Place.of(tmp_path / "shard-00000"), tmp_path / ".shard-00000.claim"
-    for moment in (0, time.time(), 4e9):  # a lease by the clock would have run out at one of these
-        os.utime(left, (moment, moment))
-        with claimed(shard, wait=False) as granted:
-            assert not granted
-    assert holder.pid
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.join()
     assert left.exists()
     with claimed(shard, wait=True) as granted:
         assert granted
     assert not left.exists()
+
+
+def _refused_at_all_times(folder: Path) -> None:
+    shard, left = Place.of(folder / "shard-00000"), folder / ".shard-00000.claim"
+    for moment in (0, time.time(), 4e9):  # a lease by the clock would have run out at one of these
+        os.utime(left, (moment, moment))
+        with claimed(shard, wait=False) as granted:
+            assert not granted
 
 
 def test_waiting_ends_when_the_holder_does(tmp_path: Path):
