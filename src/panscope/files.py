@@ -1,17 +1,17 @@
 """Whole files only: atomic writes, checksums, and the manifest that seals a folder.
 
 An artefact is a folder with `manifest.json`: its kind, the format's version, the digests of the
-configuration and of the inputs it was made from, and size and SHA-256 of every file. The manifest
-is written last, so a folder without one was begun and not finished. Nothing reads a file of an
-artefact without checking its bytes first.
+configuration and of the inputs it was made from, and size and BLAKE3 checksum of every file. The
+manifest is written last, so a folder without one was begun and not finished. Nothing reads a file
+of an artefact without checking its bytes first.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
 from pydantic import BaseModel, ConfigDict
 
 from panscope.config import Config, digest_of
@@ -25,10 +25,10 @@ REMEDY = "delete it and run the stage that wrote it again, or restore a copy"
 
 
 class FileRecord(Config):
-    """Size and SHA-256 of one file of an artefact."""
+    """Size and BLAKE3 checksum of one file of an artefact."""
 
     size_bytes: int
-    sha256: str
+    blake3: str
 
 
 class Manifest(BaseModel):
@@ -50,17 +50,17 @@ def artefact_digest(config: Mapping[str, Any], inputs: Mapping[str, str]) -> str
     return digest_of({"config": dict(config), "inputs": dict(inputs)})
 
 
-def sha256_of(where: Where) -> str:
+def blake3_of(where: Where) -> str:
     """Hash a file's bytes."""
-    return sha256_in(Place.of(where).pieces())
+    return blake3_in(Place.of(where).pieces())
 
 
-def sha256_in(pieces: Iterable[Buffer]) -> str:
+def blake3_in(pieces: Iterable[Buffer]) -> str:
     """Hash bytes that come in pieces."""
-    sha256 = hashlib.sha256()
+    hashed = blake3(max_threads=blake3.AUTO)
     for piece in pieces:
-        sha256.update(piece)
-    return sha256.hexdigest()
+        hashed.update(piece)
+    return hashed.hexdigest()
 
 
 def write_bytes(where: Where, data: bytes) -> None:
@@ -86,7 +86,7 @@ def seal(
     """
     records = {
         path.relative_to(folder).as_posix(): FileRecord(
-            size_bytes=path.stat().st_size, sha256=sha256_of(path)
+            size_bytes=path.stat().st_size, blake3=blake3_of(path)
         )
         for path in visible_files(folder)
     }
@@ -163,7 +163,7 @@ def checked_bytes(folder: Place, manifest: Manifest, name: str) -> Buffer:
     record, place = record_of(folder, manifest, name), folder / name
     problem = _size_problem(place, record)
     data = place.read() if problem is None else b""
-    problem = problem or _sha256_problem(place, record, pieces_of(data))
+    problem = problem or _checksum_problem(place, record, pieces_of(data))
     if problem is not None:
         raise problem
     return data
@@ -180,7 +180,7 @@ def record_of(folder: Where, manifest: Manifest, name: str) -> FileRecord:
 def problem_with(where: Where, record: FileRecord) -> Corrupt | None:
     """Compare a file with its record; None if its bytes are the ones that were written."""
     place = Place.of(where)
-    return _size_problem(place, record) or _sha256_problem(place, record, place.pieces())
+    return _size_problem(place, record) or _checksum_problem(place, record, place.pieces())
 
 
 def _size_problem(place: Place, record: FileRecord) -> Corrupt | None:
@@ -193,10 +193,10 @@ def _size_problem(place: Place, record: FileRecord) -> Corrupt | None:
     return None
 
 
-def _sha256_problem(place: Place, record: FileRecord, pieces: Iterable[Buffer]) -> Corrupt | None:
-    actual = sha256_in(pieces)
-    if actual != record.sha256:
-        found = f"sha256 is {actual[:12]}..., the manifest says {record.sha256[:12]}..."
+def _checksum_problem(place: Place, record: FileRecord, pieces: Iterable[Buffer]) -> Corrupt | None:
+    actual = blake3_in(pieces)
+    if actual != record.blake3:
+        found = f"blake3 is {actual[:12]}..., the manifest says {record.blake3[:12]}..."
         return Corrupt(str(place), found, REMEDY)
     return None
 

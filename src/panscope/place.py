@@ -7,7 +7,9 @@ whole. All else is the same, so that nothing above needs to know which it is.
 
 import mmap
 import os
+import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +25,10 @@ Buffer = bytes | bytearray | memoryview | mmap.mmap
 Where = Union[Path, str, "Place"]
 """A local path, or the text of a path or URL."""
 
-PIECE_BYTES = 1 << 20
-AHEAD_PIECES = 16  # the kernel reads this much from the disk while what is before it is used
+MAPPED_BYTES = 1 << 26  # of a mapping, had in memory at a time
 FETCHED_BYTES = 1 << 26  # asked of an object store at a time
 
+_MADV_POPULATE_READ = 22  # Python has no name for it yet
 _LOCAL = LocalFileSystem()
 _INSTALL = {"s3": "run pip install 'panscope[s3]'", "gs": "run pip install gcsfs"}
 
@@ -98,13 +100,16 @@ class Place:
         root = str(self.files._strip_protocol(self.path))
         return [self / path[len(root) :].strip("/") for path in sorted(found)]
 
-    def pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[Buffer]:
         """Yield a file's bytes from first to last, a piece in memory at a time."""
         with _explained(self, "could not be read"):
-            size = PIECE_BYTES if self.is_local else FETCHED_BYTES
+            if self.is_local:
+                yield from pieces_of(_mapped(Path(self.path)))
+                return
             end = self.files.size(self.path)
-            for start in range(0, end, size):
-                yield self.files.cat_file(self.path, start=start, end=min(start + size, end))
+            for start in range(0, end, FETCHED_BYTES):
+                stop = min(start + FETCHED_BYTES, end)
+                yield self.files.cat_file(self.path, start=start, end=stop)
 
     def read(self) -> Buffer:
         """Return a file's bytes: a mapping whose pages come when used, or all of them fetched.
@@ -139,14 +144,33 @@ class Place:
 
 
 def pieces_of(buffer: Buffer) -> Iterator[memoryview]:
-    """Yield a buffer piece by piece; of a mapping, the disk reads the next ones meanwhile."""
-    view = memoryview(buffer)
-    for start in range(-AHEAD_PIECES * PIECE_BYTES, len(view), PIECE_BYTES):
-        ahead = start + AHEAD_PIECES * PIECE_BYTES
-        if isinstance(buffer, mmap.mmap) and ahead < len(view):
-            buffer.madvise(mmap.MADV_WILLNEED, ahead, min(PIECE_BYTES, len(view) - ahead))
-        if start >= 0:
-            yield view[start : start + PIECE_BYTES]
+    """Yield a buffer piece by piece; of a mapping, the disk is read ahead meanwhile."""
+    view, starts = memoryview(buffer), range(0, len(buffer), MAPPED_BYTES)
+    thread = ThreadPoolExecutor(1)
+    try:
+        filled = [thread.submit(populate, buffer, start, MAPPED_BYTES) for start in starts]
+        for start, filling in zip(starts, filled, strict=True):
+            filling.result()
+            yield view[start : start + MAPPED_BYTES]
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def populate(buffer: Buffer, start: int = 0, n_bytes: int = sys.maxsize) -> None:
+    """Have pages of a mapping in memory and in this process's tables.
+
+    Asked for together, pages come from the disk, and go into the tables, by the megabyte: 64 MB at
+    a time were read as fast as by `read`, 1 MB at a time half as fast.
+    """
+    if not isinstance(buffer, mmap.mmap):
+        return
+    n_bytes = min(n_bytes, len(buffer) - start)
+    buffer.madvise(mmap.MADV_WILLNEED, start, n_bytes)
+    try:
+        buffer.madvise(_MADV_POPULATE_READ, start, n_bytes)
+    except OSError:  # Linux before 5.14, and other systems, do not know it
+        for at in range(start, start + n_bytes, mmap.PAGESIZE):
+            buffer[at]
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def finished(
 
 def hashes(folder: Path) -> dict[str, str]:
     paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "events.jsonl"]
-    return {str(path.relative_to(folder)): files.sha256_of(path) for path in paths}
+    return {str(path.relative_to(folder)): files.blake3_of(path) for path in paths}
 
 
 def test_the_demo_ends_with_a_table_and_two_sealed_artefacts(
@@ -153,7 +153,7 @@ def test_verify_names_a_corrupt_file(
     result = panscope("verify", tmp_path / "run")
     assert result.exit_code == 1
     assert path.name in result.stderr
-    assert "sha256" in result.stderr
+    assert "blake3" in result.stderr
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])

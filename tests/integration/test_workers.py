@@ -81,7 +81,7 @@ def address() -> Iterator[str]:
 
 def hashes(folder: Path) -> dict[str, str]:
     paths = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): files.sha256_of(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): files.blake3_of(path) for path in paths}
 
 
 def written_at(paths: list[Path]) -> dict[Path, tuple[int, int]]:

@@ -115,7 +115,7 @@ def test_a_flipped_bit_in_the_weights_is_found_before_use(suite_folder: Path):
     damaged[-1] ^= 1
     path.write_bytes(damaged)
     suite = Suite.open(suite_folder)
-    with pytest.raises(Corrupt, match=r"sae\.safetensors: sha256 is"):
+    with pytest.raises(Corrupt, match=r"sae\.safetensors: blake3 is"):
         suite.load(suite.names[0])
 
 

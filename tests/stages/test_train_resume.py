@@ -220,7 +220,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "first byte": lambda path: flip(path, 0),
     "length": lambda path: flip(path, 7),
     "header": lambda path: flip(path, 200),
-    "checksum": lambda path: flip(path, path.read_bytes().index(b"sha256") + 12),
+    "checksum": lambda path: flip(path, path.read_bytes().index(b"blake3") + 12),
     "half": lambda path: os.truncate(path, path.stat().st_size // 2),
     "nothing": lambda path: os.truncate(path, 0),
     "no header": lambda path: path.write_bytes(b"\x02\0\0\0\0\0\0\0{}"),

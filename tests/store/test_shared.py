@@ -464,7 +464,7 @@ def test_a_corrupted_shard_is_refused_by_every_reader_by_name(
             list(itertools.islice(stream(damaged, reader), PER_EPOCH))
 
     def refused() -> str:
-        with pytest.raises(Corrupt, match=r"attn_z\.1\.safetensors: sha256 is") as raised:
+        with pytest.raises(Corrupt, match=r"attn_z\.1\.safetensors: blake3 is") as raised:
             read()
         return str(raised.value)
 
@@ -557,8 +557,8 @@ def test_batches_before_a_visit_are_counted(store: Store):
 
 def test_nothing_is_hashed_twice(store: Store, monkeypatch: pytest.MonkeyPatch):
     hashed: list[Any] = []
-    hash_of = files.sha256_in
-    monkeypatch.setattr(files, "sha256_in", lambda data: hashed.append(data) or hash_of(data))
+    hash_of = files.blake3_in
+    monkeypatch.setattr(files, "blake3_in", lambda data: hashed.append(data) or hash_of(data))
     with reading(store, [RESID], SEED, ALL_BYTES) as one:
         list(itertools.islice(stream(store, one, sites=[RESID]), PER_EPOCH))
         n_hashed = len(hashed)

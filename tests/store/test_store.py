@@ -139,13 +139,13 @@ def test_a_site_that_is_not_read_is_not_touched(folder: Path):
 
 def test_bytes_are_checked_once_per_open(folder: Path, monkeypatch: pytest.MonkeyPatch):
     hashed: list[str] = []
-    hash_in = files.sha256_in
+    hash_in = files.blake3_in
 
     def counting(pieces: Iterable[Buffer]) -> str:
         hashed.append(hash_in(pieces))
         return hashed[-1]
 
-    monkeypatch.setattr(files, "sha256_in", counting)
+    monkeypatch.setattr(files, "blake3_in", counting)
     ids_of(Store.open(folder).batches([RESID], 10, 0), 60)
     assert len(hashed) == len(set(hashed)) == 3 * 3  # seal, tokens and the site, of each shard
 
@@ -160,7 +160,7 @@ def test_any_flipped_bit_is_found_named_and_never_used(folder: Path, data: st.Da
     damaged[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(damaged)
     try:
-        with pytest.raises(Corrupt, match=rf"{name}: sha256 is"):
+        with pytest.raises(Corrupt, match=rf"{name}: blake3 is"):
             ids_of(Store.open(folder).batches([RESID, ATTN], 10, 0), 14)
         assert len(files.verify(folder)) == 1
     finally:

@@ -75,7 +75,7 @@ def test_damage_at_a_url_is_found_named_and_mended(url: str, whole: Path):
     place = Place.of(url)
     damage(place / "shard-00001" / "attn_z.1.safetensors")
     store = Store.open(url)
-    with pytest.raises(Corrupt, match=r"shard-00001/attn_z\.1\.safetensors: sha256 is"):
+    with pytest.raises(Corrupt, match=r"shard-00001/attn_z\.1\.safetensors: blake3 is"):
         store.shard(1, store.sites)
     assert len(files.verify(url)) == 1
     (place / "shard-00001" / "attn_z.1.safetensors").remove()

@@ -41,7 +41,7 @@ def test_any_flipped_bit_is_found_and_named(
     damaged = bytearray(b"some bytes")
     damaged[byte] ^= 1 << bit
     (folder / "a.bin").write_bytes(damaged)
-    with pytest.raises(Corrupt, match=r"a\.bin: sha256 is"):
+    with pytest.raises(Corrupt, match=r"a\.bin: blake3 is"):
         files.checked(folder, manifest, "a.bin")
     assert len(files.verify(folder)) == 1
 

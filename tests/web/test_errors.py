@@ -107,7 +107,7 @@ def test_a_flipped_byte_is_named_on_every_route(own_run: Path, name: str) -> Non
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert_fails(own_run, f"/sae/{SAE}/feature/0", 500, "Corrupt", f"{name}: sha256 is")
+    assert_fails(own_run, f"/sae/{SAE}/feature/0", 500, "Corrupt", f"{name}: blake3 is")
 
 
 def test_a_missing_file_is_named(own_run: Path) -> None:

@@ -31,7 +31,7 @@ from panscope import config
 from panscope.axes import TokenIds, TokenMask
 from panscope.config import digest_of
 from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError, Unsupported, nearest
-from panscope.files import sha256_of
+from panscope.files import blake3_of
 from panscope.model.load import POCKET, Model, first_line, pocket_file
 
 Split = Literal["train", "held_out"]
@@ -109,7 +109,7 @@ def fingerprint(config: Config) -> str:
     """Name a text by its configuration and, where it is here, by its bytes."""
     if config.path.startswith(HUB):
         return config.digest()
-    found = [(path.name, sha256_of(path)) for path in _local_files(config.path)]
+    found = [(path.name, blake3_of(path)) for path in _local_files(config.path)]
     return digest_of({"config": config.model_dump(mode="json"), "files": found})
 
 

@@ -1,7 +1,7 @@
 """The format of a store: what its files are called, and what makes a shard exist.
 
     store/
-      manifest.json                   every file below, its size and SHA-256; facts: `Facts`
+      manifest.json                   every file below, its size and BLAKE3 checksum; facts: `Facts`
       shard-00000/
         <site>.safetensors            `activations` (tokens, d); of int8 also `vector_scales`
                                       (tokens) and `dimension_scales` (d), float32
@@ -61,7 +61,7 @@ class Seal(Config):
     def to_bytes(self) -> bytes:
         """Write the seal as JSON with a checksum of itself."""
         tree = self.model_dump(mode="json")
-        return (json.dumps({**tree, "sha256": digest_of(tree)}, indent=1) + "\n").encode()
+        return (json.dumps({**tree, "checksum": digest_of(tree)}, indent=1) + "\n").encode()
 
     @classmethod
     def read(cls, shard: Place) -> Self:
@@ -83,7 +83,7 @@ def _without_checksum(data: bytes) -> dict[str, Any]:
     tree = json.loads(data)
     if not isinstance(tree, dict):
         raise ValueError("not an object")
-    return {key: value for key, value in tree.items() if key != "sha256"}
+    return {key: value for key, value in tree.items() if key != "checksum"}
 
 
 def shard_name(number: int) -> str:

@@ -7,20 +7,18 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from panscope.errors import ConfigError, NotFound, nearest
 from panscope.files import Manifest, checked_bytes, read_manifest
-from panscope.place import Place, Where
+from panscope.place import Place, Where, populate
 from panscope.sites import Site
 from panscope.store.layout import KIND, SEAL, TOKENS, Facts, shard_name, site_file
 from panscope.store.precision import decoded
 from panscope.store.shuffle import Batch, Bucket, Pending, Tokens, batches, permutation
 from panscope.store.tensors import tensors_in
 
-PAGE_BYTES = 4096
-CHECKERS = 2  # files of a shard that are hashed at a time; SHA-256 takes a core each
+CHECKERS = 2  # files of a shard that are hashed at a time; BLAKE3 takes a core each
 
 Read = Callable[[int, int, tuple[Site, ...]], Bucket]
 """Gives the shard that is visited as the nth of a stream, by its number, at some sites."""
@@ -120,7 +118,7 @@ class Store:
         """Yield the visits to shards; filling one begins to read the next."""
         sizes = self.facts.shards
         with ThreadPoolExecutor(1) as thread:
-            ahead = _Ahead(thread, partial(_touched, read, sites))
+            ahead = _Ahead(thread, lambda visit, number: read(visit, number, sites))
             order = enumerate(_order(seed, len(sizes)))
             for (visit, (epoch, number)), (_, (_, after)) in itertools.pairwise(order):
                 yield Pending(epoch, sizes[number], partial(ahead.read, visit, number, after))
@@ -133,6 +131,7 @@ class Store:
         file = f"{shard_name(number)}/{name}"
         if file in self._checked:
             data = (self.folder / file).read()
+            populate(data)
         else:
             data = checked_bytes(self.folder, self.manifest, file)
             if self.folder.is_local:
@@ -162,17 +161,3 @@ def _order(seed: int, n_shards: int) -> Iterator[tuple[int, int]]:
     """Yield epoch and number of every visit, epoch after epoch."""
     for epoch in itertools.count():
         yield from ((epoch, number) for number in permutation(seed, epoch, n_shards).tolist())
-
-
-def _touched(read: Read, sites: tuple[Site, ...], visit: int, number: int) -> Bucket:
-    """Read a shard, and have every page of it in memory and in this process's tables."""
-    bucket = read(visit, number, sites)
-    for value in bucket.values.values():
-        _touch(value)
-    return bucket
-
-
-def _touch(values: Tensor) -> None:
-    """Read one byte of each page."""
-    if values.numel():
-        values.view(-1).view(torch.uint8)[::PAGE_BYTES].max()

@@ -177,10 +177,10 @@ def _save(place: Place, tensors: Mapping[str, Tensor], hashing: Executor) -> Fil
     The checksum is that of the bytes in memory: what the disk makes of them is checked against it.
     """
     parts = parts_of({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-    sha256 = hashing.submit(files.sha256_in, parts)
+    checksum = hashing.submit(files.blake3_in, parts)
     place.write(*parts)
-    return FileRecord(size_bytes=sum(map(len, parts)), sha256=sha256.result())
+    return FileRecord(size_bytes=sum(map(len, parts)), blake3=checksum.result())
 
 
 def _record(data: bytes) -> FileRecord:
-    return FileRecord(size_bytes=len(data), sha256=files.sha256_in([data]))
+    return FileRecord(size_bytes=len(data), blake3=files.blake3_in([data]))

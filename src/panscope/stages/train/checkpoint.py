@@ -9,11 +9,10 @@
 Of processes that split the latents each has its own, in `bank-0/process-1-of-2/`.
 
 A file is written tensor by tensor, so no second copy of the weights is made, and read by mapping
-it. Its header carries the SHA-256 of the whole file as it is with zeros for the checksum.
+it. Its header carries the BLAKE3 checksum of the whole file as it is with zeros for the checksum.
 """
 
 import errno
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from blake3 import blake3
 from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor
@@ -59,7 +59,7 @@ Banks = tuple[tuple[str, ...], ...]
 class Header(Config):
     """What a checkpoint says of itself; safetensors has text only."""
 
-    sha256: str
+    blake3: str
     key: str
     """Names the recipe, the inputs and the bank's Saes."""
     step: str
@@ -93,7 +93,7 @@ def write(folder: Path, step: int, key: str, state: Mapping[str, Tensor]) -> Non
     """Write a checkpoint into a bank's folder and drop all but the newest two."""
     path = folder / f"step-{step:08d}.safetensors"
     with _explaining_a_full_disk(path, state), files.replacing(path) as temporary:
-        _stream(temporary, Header(sha256=NO_CHECKSUM, key=key, step=str(step)), state)
+        _stream(temporary, Header(blake3=NO_CHECKSUM, key=key, step=str(step)), state)
     for old in _newest_first(folder)[KEPT:]:
         old.unlink()
 
@@ -236,7 +236,7 @@ def _stream(path: Path, header: Header, state: Mapping[str, Tensor]) -> None:
     """Write safetensors: the header's length, the header, the tensors one after another."""
     names = sorted(state, key=lambda name: (-state[name].element_size(), name))  # aligned
     head = _head(header, {name: state[name] for name in names})
-    hashed = hashlib.sha256(head)
+    hashed = blake3(head)
     with path.open("wb") as file:
         file.write(head)
         for name in names:
@@ -271,11 +271,11 @@ def _checked(path: Path) -> Header | None:
             header = Header.model_validate(json.loads(text)["__metadata__"])
         except (ValueError, KeyError, TypeError):  # of JSON, UTF-8 and pydantic; no such key
             return None
-        hashed = hashlib.sha256(length)
-        hashed.update(text.replace(header.sha256.encode(), NO_CHECKSUM.encode(), 1))
+        hashed = blake3(length)
+        hashed.update(text.replace(header.blake3.encode(), NO_CHECKSUM.encode(), 1))
         while chunk := file.read(CHUNK_BYTES):
             hashed.update(chunk)
-    return header if hashed.hexdigest() == header.sha256 else None
+    return header if hashed.hexdigest() == header.blake3 else None
 
 
 def _mapped(path: Path) -> dict[str, Tensor]:

@@ -328,7 +328,7 @@ def _facts(member: Member, n_tokens: int) -> dict[str, object]:
 
 
 def _record(path: Path) -> files.FileRecord:
-    return files.FileRecord(size_bytes=path.stat().st_size, sha256=files.sha256_of(path))
+    return files.FileRecord(size_bytes=path.stat().st_size, blake3=files.blake3_of(path))
 
 
 def _seal(
