@@ -5,6 +5,7 @@
 Takes `x` from FOLDER/x.safetensors, and writes the package's latents and reconstruction beside it.
 """
 
+import json
 import sys
 import types
 from pathlib import Path
@@ -41,12 +42,17 @@ def gemma_scope(folder: Path, x: torch.Tensor) -> tuple[Any, Any]:
 
 
 def dictionary_learning(folder: Path, x: torch.Tensor) -> tuple[Any, Any]:
-    for name in ("nnsight", "zstandard"):  # named, and not used for this
-        sys.modules[name] = types.ModuleType(name)
+    sys.modules["nnsight"] = types.ModuleType("nnsight")  # named by its buffer alone
     sys.modules["nnsight"].LanguageModel = object  # type: ignore[attr-defined]
-    from dictionary_learning.utils import load_dictionary
+    from dictionary_learning.dictionary import JumpReluAutoEncoder
+    from dictionary_learning.trainers.top_k import AutoEncoderTopK
 
-    sae, _ = load_dictionary(str(folder), "cpu")
+    trainer = json.loads((folder / "config.json").read_text())["trainer"]
+    path = str(folder / "ae.pt")
+    if trainer["dict_class"] == "AutoEncoderTopK":
+        sae: Any = AutoEncoderTopK.from_pretrained(path, k=trainer["k"])
+    else:
+        sae = JumpReluAutoEncoder.from_pretrained(path)
     f = sae.encode(x)
     return f, sae.decode(f)
 
