@@ -276,6 +276,46 @@ def write_foreign(
 
 
 @main.command()
+@click.argument("artefact", type=FOLDER)
+@click.argument("repository")
+@click.option("--licence", required=True, help="As the Hub calls it: cc-by-4.0, apache-2.0 ...")
+@click.option("--private", is_flag=True, help="Make the repository private, if it is made now.")
+def push(artefact: Path, repository: str, licence: str, private: bool) -> None:
+    """Send a suite or an atlas to the Hugging Face Hub, with a card made of its manifest.
+
+    In one commit; run it again after a break, and what has gone up is not sent again. A suite
+    becomes a model repository, an atlas a data set. HF_TOKEN says who you are.
+
+    \b
+    panscope push runs/demo/suite me/my-suite --licence cc-by-sa-4.0
+    """
+    from panscope.stages import exchange as stage
+
+    manifest = files.read_manifest(artefact)
+    page = stage.card(manifest, stage.model_of(artefact), licence)
+    OUT.print(stage.push(artefact, repository, page, private), soft_wrap=True)
+
+
+@main.command()
+@click.argument("source")
+@click.argument("output", type=FOLDER)
+@click.option("--revision", help="A branch, a tag or a commit.")
+def pull(source: str, output: Path, revision: str | None) -> None:
+    """Fetch a suite or an atlas from the Hugging Face Hub; every byte is checked.
+
+    Run it again after a break, and what has come is not fetched again.
+
+    \b
+    panscope pull hf://me/my-suite runs/theirs/suite
+    panscope pull hf://datasets/me/my-atlas runs/theirs/atlas
+    """
+    from panscope.stages import exchange as stage
+
+    manifest = stage.pull(source, output, revision)
+    OUT.print(f"{output}: {manifest.kind} {manifest.digest}", soft_wrap=True)
+
+
+@main.command()
 @click.argument("run", type=FOLDER)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)

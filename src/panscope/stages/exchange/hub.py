@@ -17,6 +17,7 @@ from huggingface_hub import (
     HfApi,
     constants,
     hf_hub_download,
+    scan_cache_dir,
     snapshot_download,
 )
 from huggingface_hub.errors import (
@@ -81,9 +82,7 @@ def locate(source: str, revision: str | None) -> Folder | Repository:
     repo = source.removeprefix(HUB).strip("/")
     with _explained(repo):
         if constants.HF_HUB_OFFLINE:
-            return _folder_at(
-                Path(snapshot_download(repo, revision=revision, local_files_only=True))
-            )
+            return _folder_at(_cached(repo, revision))
         info = HfApi().model_info(repo, revision=revision)
     names = tuple(sorted(file.rfilename for file in info.siblings or ()))
     for name in names:
@@ -138,6 +137,23 @@ def pull(source: str, into: Path, revision: str | None) -> files.Manifest:
     return manifest
 
 
+def _cached(repo: str, revision: str | None) -> Path:
+    """Find the last commit of which something was fetched; NotFound if there is none."""
+    where = Path(constants.HF_HUB_CACHE)
+    known = scan_cache_dir(where).repos if where.is_dir() else ()
+    commits = [
+        commit
+        for found in known
+        if (found.repo_id, found.repo_type) == (repo, "model")
+        for commit in found.revisions
+        if revision in (None, commit.commit_hash, *commit.refs)
+    ]
+    if not commits:
+        do = "unset HF_HUB_OFFLINE, or fetch it where there is a network"
+        raise NotFound(f"{HUB}{repo}", "was not fetched before", do)
+    return max(commits, key=lambda commit: commit.last_modified).snapshot_path
+
+
 def _folder_at(root: Path) -> Folder:
     if not root.is_dir():
         raise NotFound(str(root), "no such folder", f"check the path, or write {HUB}owner/name")
@@ -167,7 +183,7 @@ def _explained(repo: str) -> Iterator[None]:
         yield
     except PanscopeError:
         raise
-    except (HFValidationError, ValueError) as error:
+    except HFValidationError as error:
         raise ConfigError(
             where, f"is no repository's name ({error})", "write owner/name"
         ) from error

@@ -122,7 +122,7 @@ def _scale(sae: Sae) -> float:
 def _name(file: Foreign, sae: Sae) -> str:
     """Make the name of a Sae from its place, without what its site says already."""
     *folders, last = PurePosixPath(file.name).with_suffix("").parts
-    parts = folders if last in USUAL and folders else [*folders, last]
+    parts = (folders or [Path(file.source).name]) if last in USUAL else [*folders, last]
     name = re.sub(r"[^\w+-]+", "_", "_".join(parts)).strip("_")
     return name.removeprefix(f"layer_{sae.writes[0].layer}_") or "sae"
 
@@ -167,7 +167,7 @@ def write(
     try:
         for name in names:
             facts = suite.facts[name]
-            leaving = Leaving(name, facts, model or facts.get("model") or model_of(suite))
+            leaving = Leaving(name, facts, model or facts.get("model") or model_of(suite.folder))
             module.write(suite.load(name), leaving, beside)
         beside.rename(into)
     finally:
@@ -175,9 +175,9 @@ def write(
     return sorted(path for path in into.rglob("*") if path.suffix in SUFFIXES)
 
 
-def model_of(suite: Suite) -> str | None:
-    """Return the name of the model a suite is of: its run's recipe says, if it is in a run."""
-    recipe = suite.folder.parent / "recipe.json"
+def model_of(folder: Path) -> str | None:
+    """Return the name of the model an artefact is of: its run's recipe says, if it is in a run."""
+    recipe = folder.parent / "recipe.json"
     if not recipe.is_file():
         return None
     name: str | None = json.loads(recipe.read_bytes()).get("model", {}).get("name")
