@@ -255,23 +255,25 @@ def read_foreign(
 
 
 @exchange.command("write")
-@click.argument("suite", type=FOLDER)
-@click.option("--as", "form", required=True, help="saelens, gemma_scope, dictionary_learning ...")
+@click.argument("artefact", type=FOLDER)
+@click.option(
+    "--as", "form", required=True, help="saelens ... for a suite, neuronpedia ... for an atlas."
+)
 @click.option("--output", type=FOLDER, required=True, help="A folder that is not there yet.")
 @click.option("--only", multiple=True, help="A glob of Saes.")
 @click.option("--model", help="What the files call the model.  [default: as the run's recipe]")
 def write_foreign(
-    suite: Path, form: str, output: Path, only: tuple[str, ...], model: str | None
+    artefact: Path, form: str, output: Path, only: tuple[str, ...], model: str | None
 ) -> None:
-    """Write the Saes of a suite as files of another library.
+    """Write the Saes of a suite, or the features of an atlas, as files of another library.
 
     \b
+    panscope exchange write runs/demo/atlas --as neuronpedia --output theirs
     panscope exchange write runs/demo/suite --as gemma_scope --only 'resid_post.*' --output theirs
     """
-    from panscope.sae.suite import Suite
     from panscope.stages import exchange as stage
 
-    for path in stage.write(Suite.open(suite), form, output, only, model):
+    for path in stage.write(artefact, form, output, only, model):
         OUT.print(str(path), soft_wrap=True)
 
 

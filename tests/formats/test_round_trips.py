@@ -51,12 +51,17 @@ def same(ours: Sae, theirs: Sae) -> None:
     assert ours.skip is None or torch.equal(ours.skip, theirs.skip)
 
 
+def weights_in(paths: list[Path]) -> Path:
+    (path,) = (path for path in paths if path.suffix != ".json")
+    return path
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_written_is_read_again(case: str, made: Made, taken: Taken, tmp_path: Path):
     form, make = CASES[case]
     sae = make()
     suite = made({f"{sae.writes[0]}/w10": sae}, **FACTS)
-    exchange.write(suite, form, tmp_path / "out", (), None)
+    exchange.write(suite.folder, form, tmp_path / "out", (), None)
     again = taken(tmp_path / "out")
     (name,) = again.names
     same(sae, again.load(name))
@@ -66,7 +71,9 @@ def test_what_is_written_is_read_again(case: str, made: Made, taken: Taken, tmp_
 @pytest.mark.parametrize("case", ["saelens jumprelu", "gemma_scope", "dictionary_learning"])
 def test_thresholds_come_back_to_the_bit(case: str, made: Made, taken: Taken, tmp_path: Path):
     sae = random_sae()
-    exchange.write(made({NAME: sae}, target_l0=3.0), CASES[case][0], tmp_path / "out", (), None)
+    exchange.write(
+        made({NAME: sae}, target_l0=3.0).folder, CASES[case][0], tmp_path / "out", (), None
+    )
     again = taken(tmp_path / "out")
     read = again.load(again.names[0])
     assert all(torch.equal(getattr(read, name), getattr(sae, name)) for name in WEIGHTS)
@@ -81,7 +88,9 @@ def test_a_peer_computes_the_same_from_what_we_wrote(form: str, tmp_path: Path):
         if case.partition(" ")[0] == form:
             sae = make()
             suite = make_suite(tmp_path / case / "suite", {f"{sae.writes[0]}/w10": sae}, FACTS)
-            (weights,) = exchange.write(suite, form, tmp_path / case / "out", (), None)
+            weights = weights_in(
+                exchange.write(suite.folder, form, tmp_path / case / "out", (), None)
+            )
             shape = (12, 2, D // 2) if case == "saelens att" else (12, D)
             save_file({"x": x.view(shape)}, weights.parent / "x.safetensors")
             saes[weights.parent] = sae
@@ -126,7 +135,7 @@ def test_what_a_format_cannot_hold_is_refused(
 ):
     suite = made({NAME: make()}, target_l0=3.0)
     with pytest.raises(Unsupported, match=why):
-        exchange.write(suite, form, tmp_path / "out", (), None)
+        exchange.write(suite.folder, form, tmp_path / "out", (), None)
     assert not list(tmp_path.glob("*out*")), "something was left"
 
 
@@ -135,17 +144,17 @@ def test_an_export_needs_a_folder_of_its_own_a_known_format_and_for_gemma_scope_
 ):
     suite = made({NAME: random_sae()})
     with pytest.raises(ConfigError, match="did you mean saelens"):
-        exchange.write(suite, "saelen", tmp_path / "out", (), None)
+        exchange.write(suite.folder, "saelen", tmp_path / "out", (), None)
     with pytest.raises(ConfigError, match="is there already"):
-        exchange.write(suite, "saelens", tmp_path, (), None)
+        exchange.write(suite.folder, "saelens", tmp_path, (), None)
     with pytest.raises(Incomplete, match="run panscope evaluate"):
-        exchange.write(suite, "gemma_scope", tmp_path / "out", (), None)
+        exchange.write(suite.folder, "gemma_scope", tmp_path / "out", (), None)
     with pytest.raises(NotFound, match="has nothing at 'resid_pre"):
-        exchange.write(suite, "saelens", tmp_path / "out", ("resid_pre.*",), None)
+        exchange.write(suite.folder, "saelens", tmp_path / "out", ("resid_pre.*",), None)
 
 
 def test_the_model_is_what_the_runs_recipe_says(made: Made, tmp_path: Path, taken: Taken):
     (tmp_path / "recipe.json").write_text('{"model": {"name": "google/gemma-2-2b"}}')
-    exchange.write(made({NAME: random_sae()}), "saelens", tmp_path / "out", (), None)
+    exchange.write(made({NAME: random_sae()}).folder, "saelens", tmp_path / "out", (), None)
     again = taken(tmp_path / "out")
     assert again.facts[again.names[0]]["model"] == "google/gemma-2-2b"

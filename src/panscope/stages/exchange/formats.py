@@ -11,7 +11,9 @@ from panscope.stages.exchange import (
     gemma_scope,
     gemma_scope_2,
     llama_scope,
+    neuronpedia,
     openai,
+    sae_dashboard,
     saelens,
     sparsify,
 )
@@ -26,6 +28,7 @@ FORMATS: tuple[ModuleType, ...] = (
     openai,
     dictionary_learning,
 )
+OF_FEATURES = {form.NAME: form for form in (neuronpedia, sae_dashboard)}
 WRITABLE = {form.NAME: form for form in FORMATS if hasattr(form, "write")}
 
 
@@ -34,8 +37,9 @@ def format_of(file: Foreign) -> ModuleType | None:
     return next((form for form in FORMATS if form.detect(file)), None)
 
 
-def writable(name: str) -> ModuleType:
-    """Return a format that can be written, by name."""
-    if name not in WRITABLE:
-        raise ConfigError(f"format {name}", "is not one that is written", nearest(name, WRITABLE))
-    return WRITABLE[name]
+def writable(name: str, kind: str) -> ModuleType:
+    """Return a format in which a suite or an atlas can be written, by name."""
+    known = OF_FEATURES if kind == "atlas" else WRITABLE
+    if name not in known:
+        raise ConfigError(f"format {name}", f"is not one of those for {kind}", nearest(name, known))
+    return known[name]

@@ -1,4 +1,4 @@
-"""Read foreign files into a Suite, and write a Suite's Saes as foreign files.
+"""Read foreign files into a Suite.
 
 Reading goes file by file: what is chosen by name, then by what is in it. A file that no format
 knows is passed over with a word, since folders hold optimisers and statistics too; one that a
@@ -6,9 +6,7 @@ format knows and that is not whole, or asks for what a Sae cannot do, ends the r
 """
 
 import fnmatch
-import json
 import re
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -22,8 +20,7 @@ from panscope.sae.suite import FILES, KIND, Suite, write_sae
 from panscope.sites import Site
 from panscope.stages.exchange import gemma_scope, hub
 from panscope.stages.exchange.foreign import Ends, Foreign, Slide
-from panscope.stages.exchange.formats import FORMATS, format_of, writable
-from panscope.stages.exchange.leaving import Leaving
+from panscope.stages.exchange.formats import FORMATS, format_of
 
 STAGE = "exchange"
 SUFFIXES = (".npz", ".safetensors", ".pt")
@@ -150,35 +147,3 @@ def _is_at(name: str, pattern: str) -> bool:
     steps = name.split("/")
     places = ("/".join(steps[:n]) for n in range(1, len(steps) + 1))
     return any(fnmatch.fnmatchcase(place, pattern) for place in places)
-
-
-def write(
-    suite: Suite, form: str, into: Path, only: Iterable[str], model: str | None
-) -> list[Path]:
-    """Write Saes of a suite in a foreign format; return the files of weights.
-
-    The folder is there when all are written: one that the format cannot hold leaves nothing.
-    """
-    if into.exists():
-        raise ConfigError(str(into), "is there already", "choose another folder")
-    module, names = writable(form), chosen(str(suite.folder), list(suite.names), only)
-    beside = into.with_name(f".{into.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        for name in names:
-            facts = suite.facts[name]
-            leaving = Leaving(name, facts, model or facts.get("model") or model_of(suite.folder))
-            module.write(suite.load(name), leaving, beside)
-        beside.rename(into)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return sorted(path for path in into.rglob("*") if path.suffix in SUFFIXES)
-
-
-def model_of(folder: Path) -> str | None:
-    """Return the name of the model an artefact is of: its run's recipe says, if it is in a run."""
-    recipe = folder.parent / "recipe.json"
-    if not recipe.is_file():
-        return None
-    name: str | None = json.loads(recipe.read_bytes()).get("model", {}).get("name")
-    return name
