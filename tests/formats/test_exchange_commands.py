@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from panscope.atlas.features import Atlas
 from panscope.cli import main
 from panscope.sae.suite import Suite
 
@@ -48,3 +50,27 @@ def test_another_source_does_not_overwrite_a_suite(tmp_path: Path):
     done = panscope("exchange", "read", DATA / "saelens/topk", "--output", tmp_path)
     assert done.exit_code == 2
     assert "holds a suite made from another recipe" in " ".join(done.output.split())
+
+
+def test_a_foreign_sae_is_measured_and_described_as_ours(
+    tmp_path: Path, tiny_model_folder: Path, tiny_text: Path
+):
+    """From an npz in Gemma Scope's layout to an atlas, with nothing trained here."""
+    width, d = 40, 32
+    arrays = {"W_enc": np.random.default_rng(0).normal(size=(d, width)), "b_enc": np.zeros(width)}
+    arrays |= {"W_dec": arrays["W_enc"].T / d, "b_dec": np.zeros(d), "threshold": np.ones(width)}
+    folder = tmp_path / "theirs-res/layer_1/width_40/average_l0_9"
+    folder.mkdir(parents=True)
+    np.savez(folder / "params.npz", **{n: a.astype(np.float32) for n, a in arrays.items()})
+    run = tmp_path / "run"
+    read = panscope("exchange", "read", tmp_path / "theirs-res", "--output", run / "suite")
+    assert read.exit_code == 0, read.output
+    small = ("text.context=16", "text.held_out=0.2", "evaluate.tokens=256", "describe.tokens=1024")
+    named = (f'model.name="{tiny_model_folder}"', f'text.path="{tiny_text}"')
+    for verb in ("evaluate", "describe"):
+        done = panscope(verb, "demo", *named, *small, "--output", run)
+        assert done.exit_code == 0, done.output
+    (fact,) = Suite.open(run / "suite").facts.values()
+    assert 0 < fact["metrics"]["l0"] < width
+    atlas = Atlas(run / "atlas")
+    assert atlas.saes["resid_post.1/width_40_average_l0_9"].n_alive > 0
