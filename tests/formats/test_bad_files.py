@@ -16,7 +16,9 @@ from tests.formats.conftest import WIDTH, D, Taken
 from tests.formats.test_from_specification import drawn, gemma_scope_2, save_npz
 
 from panscope.errors import Corrupt, PanscopeError, Unsupported
-from panscope.stages.exchange import hub
+from panscope.stages.exchange import Ends, hub
+from panscope.stages.exchange.foreign import Foreign
+from panscope.stages.exchange.formats import format_of
 from panscope.stages.exchange.hooks import site_of
 
 DATA = Path(__file__).parent / "data"
@@ -66,7 +68,7 @@ BAD_CONFIGS = {
         {"normalize_activations": "expected_average_only_in"},
         "normalize_activations: comes without its scale",
     ),
-    "d_in": ({"d_in": "6"}, "d_in: is '6'; the config needs a value of type int"),
+    "d_in": ({"d_in": "6"}, "d_in: is '6'; it must be a positive number"),
     "bool": ({"d_sae": True}, "d_sae: is True"),
 }
 
@@ -78,6 +80,40 @@ def test_configurations_that_cannot_be_used(case: str, saelens: Path, taken: Tak
     (saelens / "cfg.json").write_text(json.dumps(config | changed))
     with pytest.raises(PanscopeError, match=why):
         taken(saelens)
+
+
+JUNK = (None, [], {}, "x", "../../x", -1, 0, 10**30, float("inf"), float("nan"), True)
+CONFIGS = {
+    "saelens/jumpreluskiptranscoder": "cfg.json",
+    "saelens/flat_topk": "cfg.json",
+    "saelens/batchtopk_checkpoint": "activation_scaler.json",
+    "dictionary_learning/BatchTopKSAE": "config.json",
+    "sparsify/run/layers.1.mlp": "cfg.json",
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_junk_in_any_place_of_a_configuration_is_refused_or_not_used(case: str, tmp_path: Path):
+    """Whatever value stands in the place of another: a refusal, or a whole Sae and plain facts."""
+    folder = Path(shutil.copytree(DATA / case, tmp_path / "layers.1"))
+    path = folder / CONFIGS[case]
+    (weights,) = {*folder.glob("*.pt"), *folder.glob("sae*.safetensors")}
+    tree = json.loads(path.read_bytes())
+    inner = [(key, k) for key, value in tree.items() if isinstance(value, dict) for k in value]
+    for place in [*((key, None) for key in tree), *inner]:
+        for junk in JUNK:
+            key, below = place
+            changed = {**tree, key: junk if below is None else {**tree[key], below: junk}}
+            path.write_text(json.dumps(changed))
+            file = Foreign(weights, f"layers.1/{weights.name}", str(tmp_path), Ends())
+            try:
+                form = format_of(file)
+                slide = form.read(file) if form else None
+            except PanscopeError:
+                continue
+            if slide is not None:
+                json.dumps(slide.facts, allow_nan=False)
+                assert slide.sae.rebuild(torch.ones(1, D)).isfinite().all()
 
 
 @pytest.mark.parametrize("text", [b"[1]", b"{", b"\xff", b"[" * 100_000])

@@ -26,7 +26,15 @@ from torch import Tensor
 from panscope.files import write_bytes, write_json
 from panscope.sae.sae import Sae
 from panscope.sites import Site
-from panscope.stages.exchange.foreign import Facts, Foreign, Slide, centred
+from panscope.stages.exchange.foreign import (
+    Facts,
+    Foreign,
+    Slide,
+    centred,
+    number_in,
+    section_in,
+    text_in,
+)
 from panscope.stages.exchange.hooks import ends_of
 from panscope.stages.exchange.leaving import Leaving
 
@@ -43,14 +51,14 @@ def detect(file: Foreign) -> bool:
 
 def read(file: Foreign) -> Slide:
     """Read a dictionary; which class it is stands in its configuration, or in its arrays."""
-    trainer = file.json("config.json").get("trainer", {})
-    name = trainer.get("dict_class") or _class_by_arrays(file)
+    trainer = section_in(file.json("config.json"), "trainer")
+    name = text_in(trainer, "dict_class") or _class_by_arrays(file)
     if name not in CLASSES:
         raise file.unknown("dict_class", name, tuple(CLASSES))
     made, architecture = CLASSES[name]
-    layer = trainer.get("layer")
-    sae = made(file, ends_of(file, _hook(trainer), None, layer if isinstance(layer, int) else None))
-    facts = {"architecture": architecture, "model": trainer.get("lm_name")}
+    layer = number_in(trainer, "layer")
+    sae = made(file, ends_of(file, _hook(trainer), None, None if layer is None else int(layer)))
+    facts = {"architecture": architecture, "model": text_in(trainer, "lm_name")}
     return Slide(sae, facts)
 
 
@@ -65,14 +73,9 @@ def _class_by_arrays(file: Foreign) -> str | None:
 def _hook(trainer: Facts) -> str | None:
     """Make a site of `resid_post_layer_8`, as its examples name what they train on."""
     found = re.fullmatch(
-        r"(resid_post|mlp_out|attn_out)_layer_(\d+)", _text(trainer, "submodule_name")
+        r"(resid_post|mlp_out|attn_out)_layer_(\d+)", text_in(trainer, "submodule_name") or ""
     )
     return f"{found[1]}.{found[2]}" if found else None
-
-
-def _text(trainer: Facts, key: str) -> str:
-    value = trainer.get(key)
-    return value if isinstance(value, str) else ""
 
 
 def _linear(file: Foreign) -> tuple[Tensor, Tensor]:

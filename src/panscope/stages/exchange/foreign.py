@@ -20,6 +20,8 @@ from panscope.stages.exchange import arrays
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 JSON_BYTES = 1 << 24
+NAME_LENGTH = 300
+LARGEST = 1e12
 Facts = Mapping[str, Any]
 
 
@@ -98,16 +100,22 @@ class Foreign:
             raise Corrupt(str(path), "is not a JSON object", arrays.RESTORE)
         return tree
 
-    def said(self, config: Facts, key: str, *kinds: type) -> Any:
-        """Return a value of a config, which must be there and of one of these types."""
+    def size(self, config: Facts, key: str) -> int:
+        """Return a positive whole number that a config must have."""
+        number = self.positive(config, key)
+        if number % 1:
+            raise Corrupt(f"{self.path.parent}: {key}", f"is {number}", "it must be a whole number")
+        return int(number)
+
+    def positive(self, config: Facts, key: str) -> float:
+        """Return a positive number that a config must have."""
         where = f"{self.path.parent}: {key}"
         if key not in config:
             raise Corrupt(where, "is missing from the config", nearest(key, config))
-        value = config[key]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            expected = " or ".join(kind.__name__ for kind in kinds)
-            raise Corrupt(where, f"is {value!r}", f"the config needs a value of type {expected}")
-        return value
+        number = number_in(config, key)
+        if number is None or number <= 0:
+            raise Corrupt(where, f"is {config[key]!r}", "it must be a positive number")
+        return number
 
     def unknown(self, what: str, found: object, known: tuple[str, ...]) -> Unsupported:
         """Return the refusal of a word that the format does not have, or we do not read."""
@@ -127,6 +135,26 @@ def _is_shaped(array: Tensor, shape: tuple[int | None, ...]) -> bool:
 
 def _shown(shape: Iterable[int | None]) -> str:
     return f"({', '.join('any' if n is None else str(n) for n in shape)})"
+
+
+def text_in(config: Facts, key: str) -> str | None:
+    """Return a text of a config; None for what is none, or too long to be a name."""
+    text = config.get(key)
+    return text if isinstance(text, str) and 0 < len(text) <= NAME_LENGTH else None
+
+
+def number_in(config: Facts, key: str) -> float | None:
+    """Return a finite number of a config; None for what is none."""
+    number = config.get(key)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return None
+    return float(number) if abs(number) < LARGEST else None
+
+
+def section_in(config: Facts, key: str) -> Facts:
+    """Return an object in a config; an empty one for what is none."""
+    section = config.get(key)
+    return section if isinstance(section, dict) else {}
 
 
 def centred(b_enc: Tensor, w_enc: Tensor, b_dec: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import re
 
 from panscope.errors import Unsupported
 from panscope.sae.sae import Sae
-from panscope.stages.exchange.foreign import Foreign, Slide
+from panscope.stages.exchange.foreign import Facts, Foreign, Slide, number_in, text_in
 from panscope.stages.exchange.hooks import ends_of
 
 NAME = "gemma_scope_2"
@@ -44,10 +44,10 @@ def read(file: Foreign) -> Slide:
     threshold = file.take("threshold", width).clamp_min(0)  # f is a relu's
     has_skip = "affine_skip_connection" in file.arrays
     skip = file.take("affine_skip_connection", d_in, d_out).T if has_skip else None
-    ends = ends_of(file, _hook(file, "hf_hook_point_in"), _hook(file, "hf_hook_point_out"))
+    ends = ends_of(file, text_in(config, "hf_hook_point_in"), text_in(config, "hf_hook_point_out"))
     sae = Sae(w_enc, b_enc, w_dec, b_dec, threshold, *ends, skip=skip)
-    l0 = config.get("l0")
-    return Slide(sae, {"architecture": "jumprelu", "model": _model(file), "target_l0": l0})
+    l0 = number_in(config, "l0")
+    return Slide(sae, {"architecture": "jumprelu", "model": _model(config), "target_l0": l0})
 
 
 def _refuse_what_is_not_held(file: Foreign, kind: str) -> None:
@@ -57,16 +57,10 @@ def _refuse_what_is_not_held(file: Foreign, kind: str) -> None:
         raise file.unknown("type", kind, TYPES)
 
 
-def _hook(file: Foreign, key: str) -> str | None:
-    """Return a module's end, of which some configurations say only the path."""
-    name = file.json("config.json").get(key)
-    return name if isinstance(name, str) else None
-
-
-def _model(file: Foreign) -> str | None:
+def _model(config: Facts) -> str | None:
     """Return the model's name on the Hub: `gemma-v3-1b-pt` is google/gemma-3-1b-pt."""
-    name = file.json("config.json").get("model_name")
-    if not isinstance(name, str):
+    name = text_in(config, "model_name")
+    if name is None:
         return None
     name = re.sub(r"-v3", "-3", name.removeprefix("google/"))
     return "google/" + (name.replace("-pt", "") if "270m" in name else name)

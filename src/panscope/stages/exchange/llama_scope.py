@@ -13,7 +13,7 @@ import torch
 
 from panscope.errors import Unsupported
 from panscope.sae.sae import Sae
-from panscope.stages.exchange.foreign import Foreign, Slide
+from panscope.stages.exchange.foreign import Foreign, Slide, section_in, text_in
 from panscope.stages.exchange.hooks import ends_of
 
 NAME = "llama_scope"
@@ -37,15 +37,15 @@ def read(file: Foreign) -> Slide:
     w_enc = file.take("encoder.weight", None, None).T
     d, width = w_enc.shape
     b_enc, w_dec = file.take("encoder.bias", width), file.take("decoder.weight", d, width).T
-    norms = file.said(config, "dataset_average_activation_norm", dict)
-    scale = math.sqrt(d) / float(file.said(norms, "in", float, int))
-    jump = float(file.said(config, "jump_relu_threshold", float, int))
+    norms = section_in(config, "dataset_average_activation_norm")
+    scale = math.sqrt(d) / file.positive(norms, "in")
+    jump = file.positive(config, "jump_relu_threshold")
     sae = Sae(
         w_enc * scale,
         b_enc,
         w_dec / scale,
         file.take("decoder.bias", d) / scale,
         torch.full((width,), jump * scale),
-        *ends_of(file, file.said(config, "hook_point_in", str), None),
+        *ends_of(file, text_in(config, "hook_point_in"), None),
     )
     return Slide(sae, {"architecture": "jumprelu", "model": "meta-llama/Llama-3.1-8B"})

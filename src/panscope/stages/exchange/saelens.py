@@ -22,7 +22,15 @@ from panscope.errors import Unsupported
 from panscope.files import write_bytes, write_json
 from panscope.sae.sae import Sae
 from panscope.sites import Site
-from panscope.stages.exchange.foreign import Facts, Foreign, Slide, centred
+from panscope.stages.exchange.foreign import (
+    Facts,
+    Foreign,
+    Slide,
+    centred,
+    number_in,
+    section_in,
+    text_in,
+)
 from panscope.stages.exchange.hooks import ends_of, hook_of
 from panscope.stages.exchange.leaving import Leaving
 
@@ -51,29 +59,28 @@ def read(file: Foreign) -> Slide:
     architecture = config.get("architecture", "standard")
     if architecture not in KNOWN:
         raise file.unknown("architecture", architecture, KNOWN)
-    meta = config["metadata"]
-    writes = meta.get("hook_name_out") if architecture in TRANSCODERS else None
-    ends = ends_of(file, meta.get("hook_name"), writes, meta.get("hook_layer"))
+    meta = section_in(config, "metadata")
+    writes = text_in(meta, "hook_name_out") if architecture in TRANSCODERS else None
+    ends = ends_of(file, text_in(meta, "hook_name"), writes)
     sae, scale = _assembled(file, config, architecture, ends), _scale(file, config, architecture)
     w_dec, b_dec = sae.w_dec / scale, sae.b_dec / scale
     sae = replace(sae, w_enc=sae.w_enc * scale, w_dec=w_dec, b_dec=b_dec)
     if architecture in TOPK + BATCHTOPK and config.get("rescale_acts_by_decoder_norm"):
         sae = _in_norms(sae, scale)
-    facts = {"architecture": _ours(architecture), "model": meta.get("model_name")}
-    facts |= {"l0": meta.get("l0"), "text": meta.get("dataset_path")}
-    return Slide(sae, facts)
+    texts = {"model": text_in(meta, "model_name"), "text": text_in(meta, "dataset_path")}
+    l0 = number_in(meta, "l0")
+    return Slide(sae, {"architecture": _ours(architecture), "l0": l0, **texts})
 
 
 def _modern(config: Facts) -> dict[str, Any]:
     """Bring the flat configuration of versions before 6 to today's shape, with its defaults."""
     if "metadata" in config:
         return {"apply_b_dec_to_input": True, "normalize_activations": "none", **config}
-    renamed = {"hook_point": "hook_name", "hook_point_layer": "hook_layer"}
-    renamed |= {"activation_fn": "activation_fn_str"}
+    renamed = {"hook_point": "hook_name", "activation_fn": "activation_fn_str"}
     flat = {renamed.get(key, key): value for key, value in config.items()}
     flat = {"apply_b_dec_to_input": True, "architecture": "standard", **flat}
     if flat.get("activation_fn_str", "relu") == "topk":  # of the architecture "standard"
-        flat |= {"architecture": "topk", "k": (flat.get("activation_fn_kwargs") or {}).get("k")}
+        flat |= {"architecture": "topk", **section_in(flat, "activation_fn_kwargs")}
     normalised = flat.get("normalize_activations")
     words = {True: "expected_average_only_in", False: "none", None: "none"}
     is_old = normalised is None or isinstance(normalised, bool)
@@ -93,13 +100,13 @@ def _assembled(
         w_dec = w_dec * file.take("scaling_factor", len(w_dec))[:, None]
     skips = "skip" in architecture
     skip = file.take("W_skip", w_dec.shape[1], len(w_enc)) if skips else None
-    k = file.said(config, "k", int) if architecture in TOPK else None
+    k = file.size(config, "k") if architecture in TOPK else None
     return Sae(w_enc, b_enc, w_dec, b_dec, threshold, *ends, k=k, skip=skip)
 
 
 def _matrices(file: Foreign, config: Facts, transcodes: bool) -> tuple[Tensor, Tensor, Tensor]:
-    d_in, width = file.said(config, "d_in", int), file.said(config, "d_sae", int)
-    d_out = file.said(config, "d_out", int) if transcodes else d_in
+    d_in, width = file.size(config, "d_in"), file.size(config, "d_sae")
+    d_out = file.size(config, "d_out") if transcodes else d_in
     w_enc, w_dec = file.take("W_enc", d_in, width), file.take("W_dec", width, d_out)
     return w_enc, w_dec, file.take("b_dec", d_out)
 
@@ -142,7 +149,7 @@ def _scale(file: Foreign, config: Facts, architecture: str) -> float:
     if not scaler:
         do = "save the Sae for inference with SAELens, or add activation_scaler.json"
         raise Unsupported(f"{file.path}: normalize_activations", "comes without its scale", do)
-    return float(file.said(scaler, "scaling_factor", float, int))
+    return file.positive(scaler, "scaling_factor")
 
 
 def _ours(architecture: str) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from panscope.errors import Unsupported
 from panscope.files import write_bytes, write_json
 from panscope.sae.sae import Sae
-from panscope.stages.exchange.foreign import Facts, Foreign, Slide, centred
+from panscope.stages.exchange.foreign import Facts, Foreign, Slide, centred, text_in
 from panscope.stages.exchange.hooks import ends_of
 from panscope.stages.exchange.leaving import Leaving
 
@@ -40,7 +40,7 @@ def read(file: Foreign) -> Slide:
     encoder = file.take("encoder.weight", None, None)
     width, d = encoder.shape
     w_dec, b_dec = file.take("W_dec", width, d), file.take("b_dec", d)
-    b_enc, k = file.take("encoder.bias", width), file.said(config, "k", int)
+    b_enc, k = file.take("encoder.bias", width), file.size(config, "k")
     b_enc = b_enc if config.get("transcode") else centred(b_enc, encoder.T, b_dec)
     skip = file.take("W_skip", d, d) if "W_skip" in file.arrays else None
     if config.get("transcode") and not file.ends.writes:
@@ -64,8 +64,7 @@ def _hook(file: Foreign) -> str | None:
 def _model(file: Foreign) -> str | None:
     """Read the model's name from the run's configuration, a folder or two above."""
     for place in ("../config.json", "../../config.json"):
-        name = file.json(place).get("model")
-        if isinstance(name, str):
+        if name := text_in(file.json(place), "model"):
             return name
     return None
 
