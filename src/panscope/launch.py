@@ -209,7 +209,11 @@ class Launch:
 
     def _stream(self) -> tuple[BatchesFrom, dict[str, str]]:
         """Return the stream that banks are trained on, and what it is made from."""
-        return self._from_store() if self.recipe.source == "store" else self._live()
+        batches_from, inputs = self._from_store() if self.recipe.source == "store" else self._live()
+        begin_from = self.recipe.train.begin_from
+        if begin_from is None:
+            return batches_from, inputs
+        return batches_from, {**inputs, "begin_from": Suite.open(Path(begin_from)).manifest.digest}
 
     def evaluate(self) -> Suite:
         """Measure `suite/` on held-out text: metrics into its manifest, a table into report.md."""

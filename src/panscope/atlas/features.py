@@ -10,7 +10,7 @@ Row groups are small, so that one feature is read without reading its neighbours
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,12 @@ class Atlas:
         group, offset = divmod(index, ROWS_PER_GROUP)
         table = self._parquet(features_file(sae)).read_row_group(group)
         return _feature(table.slice(offset, 1).to_pylist()[0])
+
+    def features(self, sae: str) -> Iterator[Feature]:
+        """Read all features of a Sae, a row group at a time."""
+        parquet = self._parquet(features_file(self.sae(sae).sae))
+        for group in range(parquet.num_row_groups):
+            yield from map(_feature, parquet.read_row_group(group).to_pylist())
 
     @cached_property
     def contexts(self) -> dict[int, Context]:

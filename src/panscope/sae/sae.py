@@ -85,7 +85,7 @@ def fold(
     mean square of written_scale: for one site its scale, so that decoder rows keep unit norm
     (Gemma Scope, appendix B).
     """
-    unit = written_scale.double().square().mean().sqrt().to(written_scale.dtype)
+    unit = _unit(written_scale)
     rows = trained.w_enc.T * (unit / read_scale)
     skip = trained.skip
     return replace(
@@ -97,3 +97,25 @@ def fold(
         threshold=unit * trained.threshold,
         skip=None if skip is None else written_scale[:, None] * skip / read_scale,
     )
+
+
+def unfold(
+    folded: Sae, read_scale: Float[Tensor, " d_in"], written_scale: Float[Tensor, " d_out"]
+) -> Sae:
+    """Undo `fold`: scaled activations in, scaled units out."""
+    unit = _unit(written_scale)
+    skip = folded.skip
+    return replace(
+        folded,
+        w_enc=(folded.w_enc.T * (read_scale / unit)).T,
+        b_enc=folded.b_enc / unit,
+        w_dec=folded.w_dec * (unit / written_scale),
+        b_dec=folded.b_dec / written_scale,
+        threshold=folded.threshold / unit,
+        skip=None if skip is None else skip * read_scale / written_scale[:, None],
+    )
+
+
+def _unit(written_scale: Float[Tensor, " d_out"]) -> Float[Tensor, ""]:
+    """Return the unit of latents."""
+    return written_scale.double().square().mean().sqrt().to(written_scale.dtype)

@@ -10,8 +10,9 @@ Each is one row of this table, over the same sparse pairs and the same two weigh
 | TopK      | among the token's k largest, z > 0 | z                    | k                       |
 | BatchTopK | among the k x tokens largest       | z                    | k; a threshold when done|
 
-A row has five functions: `vectors` (its per-latent parameters at the start), `encode`, `activity`
-(what is penalised), `backward`, and `folded` (the same encoder as threshold and k of a Sae).
+A row has six functions: `vectors` (its per-latent parameters at the start), `begun` (those that
+make it a Sae that is trained already), `encode`, `activity` (what is penalised), `backward`, and
+`folded` (the same encoder as threshold and k of a Sae).
 `cost` is d penalty / d (mean activity) of each latent.
 
 JumpReLU: Rajamanoharan et al. 2024, arXiv:2407.14435. Gated: arXiv:2404.16014, section 3. TopK: Gao
@@ -69,6 +70,9 @@ class Architecture(Protocol):
     def vectors(self, width: int) -> Vectors:
         """Return the row's vectors at the start."""
 
+    def begun(self, b_enc: PerLatent, threshold: PerLatent) -> Vectors:
+        """Return the row's vectors that make it this encoder, as far as it can be."""
+
     def encode(self, select: Select, v: Vectors) -> Active:
         """Choose the active pairs of a batch."""
 
@@ -95,6 +99,10 @@ class JumpReLU:
     def vectors(self, width: int) -> Vectors:
         """Return no bias and one threshold for all."""
         return {"b_enc": torch.zeros(width), "threshold": torch.full((width,), self.initial)}
+
+    def begun(self, b_enc: PerLatent, threshold: PerLatent) -> Vectors:
+        """Return both as they are."""
+        return {"b_enc": b_enc, "threshold": threshold}
 
     def encode(self, select: Select, v: Vectors) -> Active:
         """Pass what exceeds its threshold."""
@@ -131,6 +139,10 @@ class ReLU:
         """Return no bias."""
         return {"b_enc": torch.zeros(width)}
 
+    def begun(self, b_enc: PerLatent, threshold: PerLatent) -> Vectors:
+        """Return the bias; thresholds are dropped."""
+        return {"b_enc": b_enc}
+
     def encode(self, select: Select, v: Vectors) -> Active:
         """Pass what is positive."""
         pairs = select(v["b_enc"], torch.zeros_like(v["b_enc"]), None)
@@ -163,6 +175,11 @@ class Gated:
     def vectors(self, width: int) -> Vectors:
         """Return a gate and a magnitude that agree."""
         return {name: torch.zeros(width) for name in ("b_enc", "b_mag", "log_gain")}
+
+    def begun(self, b_enc: PerLatent, threshold: PerLatent) -> Vectors:
+        """Return a magnitude with this bias and a gate that opens at the threshold."""
+        gain = torch.zeros_like(b_enc)
+        return {"b_enc": b_enc - threshold, "b_mag": b_enc, "log_gain": gain}
 
     def encode(self, select: Select, v: Vectors) -> Active:
         """Pass the magnitudes whose gate is open."""
@@ -211,6 +228,10 @@ class TopK:
         """Return no bias, and a floor below most tokens' k-th largest, found as it goes."""
         return {"b_enc": torch.zeros(width), "floor": torch.zeros(())}
 
+    def begun(self, b_enc: PerLatent, threshold: PerLatent) -> Vectors:
+        """Return the bias; thresholds are dropped."""
+        return {"b_enc": b_enc, "floor": b_enc.new_zeros(())}
+
     def encode(self, select: Select, v: Vectors) -> Active:
         """Select above a floor that nearly every token's k-th largest exceeds; else above 0."""
         pairs = select(v["b_enc"], v["floor"].expand_as(v["b_enc"]), None)
@@ -248,6 +269,10 @@ class BatchTopK:
     def vectors(self, width: int) -> Vectors:
         """Return no bias, and the running mean of the least activation that passed."""
         return {"b_enc": torch.zeros(width), "least": torch.zeros(())}
+
+    def begun(self, b_enc: PerLatent, threshold: PerLatent) -> Vectors:
+        """Return the bias, and the mean threshold as the least that passes."""
+        return {"b_enc": b_enc, "least": self.group.gathered(threshold).mean()}
 
     def encode(self, select: Select, v: Vectors) -> Active:
         """Select above a floor a little below the last batch's, then take the largest."""

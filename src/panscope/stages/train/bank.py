@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,7 @@ from panscope.axes import Activations
 from panscope.dist import ALONE, Group
 from panscope.errors import ConfigError
 from panscope.sites import Site
+from panscope.stages.train import start
 from panscope.stages.train.member import Member, Scales
 from panscope.stages.train.objective import Config
 from panscope.stages.train.sweep import Spec
@@ -83,10 +85,17 @@ class Bank:
 def begin(
     config: Config, specs: Sequence[Spec], first: Sequence[Batch], group: Group = ALONE
 ) -> Bank:
-    """Make a bank at step 0; scales are those of the stream's first batches."""
+    """Make a bank at step 0, drawn or from Saes; scales are those of the stream's first batches."""
     sites = {site for spec in specs for ends in _ends(spec) for site in ends}
     x_at = {site: torch.cat([batch[site] for batch in first]) for site in sites}
-    return Bank(tuple(Member.begin(spec, config, _scales(spec, x_at), group) for spec in specs))
+    folder = config.begin_from
+    starts = [None if folder is None else start.found(Path(folder), spec) for spec in specs]
+    return Bank(
+        tuple(
+            Member.begin(spec, config, _scales(spec, x_at), group, begin_from)
+            for spec, begin_from in zip(specs, starts, strict=True)
+        )
+    )
 
 
 def scale_of(x: Activations) -> float:

@@ -18,7 +18,7 @@ from panscope.dist import ALONE, Group
 from panscope.kernels.bodies import body_for
 from panscope.kernels.pairs import Body, Pairs, PerLatent, PerPair, Residual, Rows
 from panscope.sae.sae import Sae, fold
-from panscope.stages.train import optimiser, shards
+from panscope.stages.train import optimiser, shards, start
 from panscope.stages.train.architectures import Active, Architecture, Backward, Vectors
 from panscope.stages.train.course import Course, course
 from panscope.stages.train.draw import draw
@@ -63,16 +63,27 @@ class Member:
     """Share of pre-activations kept in the last step; it chooses the body of the next."""
 
     @classmethod
-    def begin(cls, spec: Spec, config: Config, scales: Scales, group: Group = ALONE) -> Self:
-        """Make a member at step 0, on the device of its scales."""
+    def begin(
+        cls,
+        spec: Spec,
+        config: Config,
+        scales: Scales,
+        group: Group = ALONE,
+        begin_from: Sae | None = None,
+    ) -> Self:
+        """Make a member at step 0, on the device of its scales: drawn, or from a Sae."""
         device = scales.read.device
         is_centred = spec.centres and config.bias == "mean"  # what the encoder reads at first
         seen = scales.variance if is_centred else float(len(spec.reads))
         row = spec.architecture(config, len(scales.read), seen, group)
         width = spec.width // group.size
-        vectors = row.vectors(width) | _vectors(spec, config, scales)
+        if begin_from is None:
+            vectors = row.vectors(width) | _vectors(spec, config, scales)
+            w_enc, w_dec = draw(spec, len(scales.read), len(scales.written), group)
+        else:
+            ends = scales.read, scales.written
+            w_enc, w_dec, vectors = start.begun(spec, begin_from, *ends, row, group)
         vectors = {name: vector.to(device) for name, vector in vectors.items()}
-        w_enc, w_dec = draw(spec, len(scales.read), len(scales.written), group)
         moments = {name: torch.zeros_like(vector) for name, vector in vectors.items()}
         momentum = config.schedule.momentum
         return cls(

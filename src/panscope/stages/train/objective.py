@@ -147,6 +147,9 @@ class Config(Saes):
     threshold: Threshold = Threshold()
     bias: Literal["mean", "zero"] = "mean"
     """Where `b_dec` starts: at the mean of the stream's first batches, or at 0 (Gemma Scope)."""
+    begin_from: str | None = None
+    """The folder of a suite from whose Saes training begins, each from the one of its sites and
+    width; none for a random draw."""
     checkpoint_steps: Count = 200
     latent_shards: Count = 1
     """Over how many processes the latents of every Sae are split: more than 1 under torchrun."""

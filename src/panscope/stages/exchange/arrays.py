@@ -1,0 +1,129 @@
+"""Arrays out of files that strangers wrote: safetensors, npz and pt, as data and nothing else.
+
+Whatever such a file says of itself is checked before memory is given to it. An array is as large as
+the bytes that it has in the file: members that unpack to more than `INFLATION` times what they
+take, and tensors that stretch a few numbers by strides, are refused. Nothing is unpickled but by
+`torch.load` with `weights_only`, which builds tensors and plain values.
+"""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from panscope.errors import Corrupt, NotFound, Unsupported
+
+INFLATION = 20  # weights are noise: deflate saves a tenth of them
+HEADER_BYTES = 1 << 16
+RESTORE = "fetch the file again"
+DTYPES = ("float16", "float32", "float64")
+
+Arrays = Mapping[str, Any]
+"""By name: tensors; of a pt file also the plain values beside them."""
+
+
+def read(path: Path) -> Arrays:
+    """Read all arrays of a file, by its suffix, as they are."""
+    if not path.is_file():
+        raise NotFound(str(path), "no such file", "check the path")
+    match path.suffix:
+        case ".safetensors":
+            return _safetensors(path)
+        case ".npz":
+            return _npz(path)
+        case _:
+            return _pt(path)
+
+
+def _safetensors(path: Path) -> Arrays:
+    try:
+        tensors: Arrays = load_file(path)
+    except SafetensorError as error:
+        raise Corrupt(str(path), f"is not safetensors ({error})", RESTORE) from error
+    return tensors
+
+
+def _npz(path: Path) -> Arrays:
+    with _archive(path) as archive:
+        return {
+            member.filename.removesuffix(".npy"): _npy(path, archive, member)
+            for member in archive.infolist()
+        }
+
+
+def _npy(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
+    """Read one array after its header; no more bytes than header and file agree on."""
+    where = f"{path}: {member.filename.removesuffix('.npy')}"
+    try:
+        with archive.open(member) as file:
+            version = npy.read_magic(file)
+            read_header = (
+                npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            )
+            shape, by_columns, dtype = read_header(file, HEADER_BYTES)
+            _check_dtype(where, dtype)
+            data = file.read(member.file_size)
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise Corrupt(where, f"is not an array ({error})", RESTORE) from error
+    if len(data) != dtype.itemsize * int(np.prod(shape, dtype=object)):
+        raise Corrupt(where, f"has {len(data)} bytes for the shape {shape}", RESTORE)
+    array = np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if by_columns else "C")
+    return torch.from_numpy(array)
+
+
+def _check_dtype(where: str, dtype: np.dtype[Any]) -> None:
+    if dtype.hasobject:
+        raise Unsupported(where, "holds pickled objects", "save it as an array of numbers")
+    if not dtype.isnative:
+        raise Unsupported(where, f"is big-endian ({dtype.str})", "save it with dtype '<f4'")
+    if dtype.name not in DTYPES:
+        raise Unsupported(where, f"has the type {dtype}", f"save it as {' or '.join(DTYPES)}")
+
+
+def _pt(path: Path) -> Arrays:
+    _archive(path).close()
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        do = "save it as a state dict of tensors, or as safetensors"
+        raise Unsupported(str(path), "holds more than tensors, which may be code", do) from error
+    except (RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise Corrupt(str(path), f"is no whole torch file ({error})", RESTORE) from error
+    if not isinstance(tree, dict):
+        found = f"holds a {type(tree).__name__}"
+        raise Unsupported(str(path), found, "save it as a state dict")
+    for name, value in tree.items():
+        if isinstance(value, Tensor):
+            _check_storage(f"{path}: {name}", value)
+    return tree
+
+
+def _check_storage(where: str, tensor: Tensor) -> None:
+    if tensor.layout != torch.strided:
+        raise Unsupported(where, f"is {tensor.layout}", "save it as a dense tensor")
+    if tensor.nbytes > tensor.untyped_storage().nbytes():
+        found = f"claims {tensor.nbytes} bytes of {tensor.untyped_storage().nbytes()}"
+        raise Unsupported(where, found, "save it contiguous")
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    """Open a zip whose members unpack to about what they take."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        do = f"{RESTORE}, or save it with torch 1.6 or later"
+        raise Corrupt(str(path), "is not a zip archive", do) from error
+    for member in archive.infolist():
+        if member.file_size > INFLATION * max(member.compress_size, HEADER_BYTES):
+            archive.close()
+            found = f"{member.filename} unpacks {member.compress_size} bytes to {member.file_size}"
+            raise Unsupported(str(path), found, "save it uncompressed")
+    return archive

@@ -1,0 +1,37 @@
+"""OpenAI's sparse_autoencoder (Gao et al. 2024): a pt with `pre_bias` and `latent_bias`.
+
+encoder.weight (latents, d), decoder.weight (d, latents): f = relu(W (x - pre_bias) + latent_bias),
+x' = decoder f + pre_bias. Where the activation is TopK the code subtracts each input's mean and
+divides by its deviation first, which no weights can hold: refused. The file does not say its site.
+"""
+
+import torch
+
+from panscope.errors import Unsupported
+from panscope.sae.sae import Sae
+from panscope.stages.exchange.foreign import Foreign, Slide, centred
+from panscope.stages.exchange.hooks import ends_of
+
+NAME = "openai"
+ACTIVATIONS = ("ReLU",)
+
+
+def detect(file: Foreign) -> bool:
+    """Whether it has the two biases."""
+    return file.path.suffix == ".pt" and file.has("pre_bias", "latent_bias", "encoder.weight")
+
+
+def read(file: Foreign) -> Slide:
+    """Read an autoencoder with ReLU."""
+    activation = file.arrays.get("activation", "ReLU")
+    if activation == "TopK":
+        found = "normalises each input by its own mean and deviation, which weights cannot hold"
+        raise Unsupported(f"{file.path}: TopK", found, "read one with ReLU")
+    if activation not in ACTIVATIONS:
+        raise file.unknown("activation", activation, ACTIVATIONS)
+    w_enc = file.take("encoder.weight", None, None).T
+    d, width = w_enc.shape
+    b_dec, w_dec = file.take("pre_bias", d), file.take("decoder.weight", d, width).T
+    b_enc = centred(file.take("latent_bias", width), w_enc, b_dec)
+    sae = Sae(w_enc, b_enc, w_dec, b_dec, torch.zeros(width), *ends_of(file, None, None))
+    return Slide(sae, {"architecture": "relu", "model": None})

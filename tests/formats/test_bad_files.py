@@ -1,0 +1,279 @@
+"""Damaged, misshapen or hostile files: a sentence with file and field, nothing executed."""
+
+import io
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.formats.conftest import WIDTH, D, Taken
+from tests.formats.test_from_specification import drawn, gemma_scope_2, save_npz
+
+from panscope.errors import Corrupt, PanscopeError, Unsupported
+from panscope.stages.exchange import Ends, hub
+from panscope.stages.exchange.foreign import Foreign
+from panscope.stages.exchange.formats import format_of
+from panscope.stages.exchange.hooks import site_of
+
+DATA = Path(__file__).parent / "data"
+Arrays = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def saelens(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(DATA / "saelens/jumprelu", tmp_path / "theirs"))
+
+
+def rewrite(folder: Path, change: Callable[[Arrays], object]) -> None:
+    arrays = load_file(folder / "sae_weights.safetensors")
+    change(arrays)
+    save_file(arrays, folder / "sae_weights.safetensors")
+
+
+BAD_ARRAYS = {
+    "missing": (lambda a: a.pop("threshold"), r"sae_weights\.safetensors: threshold: is missing"),
+    "rows": (
+        lambda a: a.update(W_dec=torch.zeros(WIDTH, D + 1)),
+        r"W_dec: has the shape \(10, 7\); the other arrays ask for \(10, 6\)",
+    ),
+    "axes": (lambda a: a.update(b_enc=torch.zeros(WIDTH, 1)), r"b_enc: has the shape \(10, 1\)"),
+    "nan": (lambda a: a["W_enc"].fill_(torch.nan), "W_enc: has values that are not finite"),
+    "infinite": (lambda a: a["b_dec"].fill_(torch.inf), "b_dec: has values that are not finite"),
+    "integers": (
+        lambda a: a.update(b_enc=torch.zeros(WIDTH, dtype=torch.int32)),
+        r"b_enc: has the type torch\.int32; save it in floating point",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_arrays_that_cannot_be_used(case: str, saelens: Path, taken: Taken):
+    change, why = BAD_ARRAYS[case]
+    rewrite(saelens, change)
+    with pytest.raises(PanscopeError, match=why):
+        taken(saelens)
+
+
+BAD_CONFIGS = {
+    "architecture": ({"architecture": "jumprelu2"}, "architecture: is 'jumprelu2'; did you mean"),
+    "temporal": ({"architecture": "temporal"}, "architecture: is 'temporal'"),
+    "layer_norm": ({"normalize_activations": "layer_norm"}, "differs from token to token"),
+    "scale": (
+        {"normalize_activations": "expected_average_only_in"},
+        "normalize_activations: comes without its scale",
+    ),
+    "d_in": ({"d_in": "6"}, "d_in: is '6'; it must be a positive number"),
+    "bool": ({"d_sae": True}, "d_sae: is True"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS)
+def test_configurations_that_cannot_be_used(case: str, saelens: Path, taken: Taken):
+    changed, why = BAD_CONFIGS[case]
+    config = json.loads((saelens / "cfg.json").read_text())
+    (saelens / "cfg.json").write_text(json.dumps(config | changed))
+    with pytest.raises(PanscopeError, match=why):
+        taken(saelens)
+
+
+JUNK = (None, [], {}, "x", "../../x", -1, 0, 10**30, float("inf"), float("nan"), True)
+CONFIGS = {
+    "saelens/jumpreluskiptranscoder": "cfg.json",
+    "saelens/flat_topk": "cfg.json",
+    "saelens/batchtopk_checkpoint": "activation_scaler.json",
+    "dictionary_learning/BatchTopKSAE": "config.json",
+    "sparsify/run/layers.1.mlp": "cfg.json",
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_junk_in_any_place_of_a_configuration_is_refused_or_not_used(case: str, tmp_path: Path):
+    """Whatever value stands in the place of another: a refusal, or a whole Sae and plain facts."""
+    folder = Path(shutil.copytree(DATA / case, tmp_path / "layers.1"))
+    path = folder / CONFIGS[case]
+    (weights,) = {*folder.glob("*.pt"), *folder.glob("sae*.safetensors")}
+    tree = json.loads(path.read_bytes())
+    inner = [(key, k) for key, value in tree.items() if isinstance(value, dict) for k in value]
+    for place in [*((key, None) for key in tree), *inner]:
+        for junk in JUNK:
+            key, below = place
+            changed = {**tree, key: junk if below is None else {**tree[key], below: junk}}
+            path.write_text(json.dumps(changed))
+            file = Foreign(weights, f"layers.1/{weights.name}", str(tmp_path), Ends())
+            try:
+                form = format_of(file)
+                slide = form.read(file) if form else None
+            except PanscopeError:
+                continue
+            if slide is not None:
+                json.dumps(slide.facts, allow_nan=False)
+                assert slide.sae.rebuild(torch.ones(1, D)).isfinite().all()
+
+
+@pytest.mark.parametrize("text", [b"[1]", b"{", b"\xff", b"[" * 100_000])
+def test_a_configuration_that_is_no_object(text: bytes, saelens: Path, taken: Taken):
+    (saelens / "cfg.json").write_bytes(text)
+    with pytest.raises(Corrupt, match=r"cfg\.json: is not"):
+        taken(saelens)
+
+
+@pytest.mark.parametrize("hook", ["../../escape.output", "/etc/x.output", "a b.output", "x/../y"])
+def test_a_hook_that_would_lead_out_of_the_suite(hook: str, saelens: Path, taken: Taken):
+    config = json.loads((saelens / "cfg.json").read_text())
+    config["metadata"]["hook_name"] = hook
+    (saelens / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(PanscopeError):
+        taken(saelens)
+    assert not list(saelens.parent.rglob("sae.safetensors"))
+
+
+def test_a_path_is_a_sites_name_only_in_words():
+    assert str(site_of("model.layers.3.mlp.output")) == "model.layers.3.mlp.output"
+    with pytest.raises(PanscopeError, match="is no name"):
+        site_of("model..layers.output")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_are_widened_or_rounded(dtype: torch.dtype, saelens: Path, taken: Taken):
+    """Half precision is read: widening is exact, and much of what there is was saved so."""
+    expected = load_file(saelens / "sae_weights.safetensors")["W_dec"].to(dtype).float()
+    rewrite(saelens, lambda a: a.update({name: array.to(dtype) for name, array in a.items()}))
+    suite = taken(saelens)
+    assert torch.equal(suite.load(suite.names[0]).w_dec, expected)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, -8])
+def test_a_file_cut_short(cut: int, saelens: Path, taken: Taken):
+    path = saelens / "sae_weights.safetensors"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(Corrupt, match="is not safetensors"):
+        taken(saelens)
+
+
+class Bomb:
+    """Whoever unpickles this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def npz(path: Path, members: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def npz_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "x-res/layer_0/width_10/average_l0_1"
+    save_npz(folder, drawn())
+    return folder
+
+
+def replaced(folder: Path, name: str, data: bytes, how: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(folder / "params.npz") as archive:
+        members = {n: archive.read(n) for n in archive.namelist()}
+    npz(folder / "params.npz", {**members, name: data}, how)
+
+
+def test_a_pickle_in_an_npz_is_not_opened(npz_folder: Path, taken: Taken, tmp_path: Path):
+    array = np.empty(1, dtype=object)
+    array[0] = Bomb(tmp_path / "exploded")
+    replaced(npz_folder, "threshold.npy", npy(array))
+    with pytest.raises(Unsupported, match=r"params\.npz: threshold: holds pickled objects"):
+        taken(tmp_path / "x-res")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_big_endian_numbers_are_refused(npz_folder: Path, taken: Taken, tmp_path: Path):
+    replaced(npz_folder, "b_enc.npy", npy(np.zeros(WIDTH, dtype=">f4")))
+    with pytest.raises(Unsupported, match=r"b_enc: is big-endian \(>f4\)"):
+        taken(tmp_path / "x-res")
+
+
+def test_an_npz_that_unpacks_to_much_more_is_refused(
+    npz_folder: Path, taken: Taken, tmp_path: Path
+):
+    zeros = npy(np.zeros((1 << 24), dtype=np.float32))
+    replaced(npz_folder, "threshold.npy", zeros, zipfile.ZIP_DEFLATED)
+    assert (npz_folder / "params.npz").stat().st_size < 1 << 20
+    with pytest.raises(Unsupported, match=r"threshold\.npy unpacks \d+ bytes to 67108"):
+        taken(tmp_path / "x-res")
+
+
+def test_a_header_that_promises_more_than_there_is(npz_folder: Path, taken: Taken, tmp_path: Path):
+    head = npy(np.zeros(WIDTH, dtype=np.float32)).replace(b"(10,)", b"(9" + b"9" * 2 + b",)")
+    replaced(npz_folder, "threshold.npy", head)
+    with pytest.raises(Corrupt, match=r"threshold: has \d+ bytes for the shape \(999,\)"):
+        taken(tmp_path / "x-res")
+
+
+def test_a_flipped_bit_in_an_npz(npz_folder: Path, taken: Taken, tmp_path: Path):
+    path = npz_folder / "params.npz"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 3] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(Corrupt, match=r"params\.npz: \w+: is not an array \(Bad CRC"):
+        taken(tmp_path / "x-res")
+
+
+def test_code_in_a_pt_is_not_run(tmp_path: Path, taken: Taken):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    torch.save({"W_enc": Bomb(tmp_path / "exploded")}, folder / "ae.pt")
+    with pytest.raises(Unsupported, match=r"ae\.pt: holds more than tensors, which may be code"):
+        taken(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_bare_pickle_is_not_opened(tmp_path: Path, taken: Taken):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "ae.pt").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    with pytest.raises(Corrupt, match=r"ae\.pt: is not a zip archive"):
+        taken(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_tensor_that_is_larger_than_its_numbers(tmp_path: Path, taken: Taken):
+    folder = Path(
+        shutil.copytree(DATA / "dictionary_learning/JumpReluAutoEncoder", tmp_path / "theirs")
+    )
+    tree = torch.load(folder / "ae.pt", weights_only=True)
+    torch.save({**tree, "W_enc": torch.zeros(1).expand(1 << 20, 1 << 20)}, folder / "ae.pt")
+    with pytest.raises(Unsupported, match=r"ae\.pt: W_enc: claims 4398046511104 bytes of 4"):
+        taken(folder)
+
+
+@pytest.mark.parametrize("name", ["../x.npz", "/etc/x.npz", "a/../../x.npz", "a\\..\\x.npz"])
+def test_names_that_lead_out_of_their_folder(name: str):
+    with pytest.raises(Corrupt, match="leads out of its folder"):
+        hub.refuse_outside("owner/name", name)
+
+
+def test_a_damaged_file_leaves_no_suite_and_the_repaired_one_is_read(tmp_path: Path, taken: Taken):
+    gemma_scope_2(tmp_path / "repo/a/layer_1_width_10", False)
+    gemma_scope_2(tmp_path / "repo/b/layer_1_width_10", False)
+    path = tmp_path / "repo/b/layer_1_width_10/params.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])
+    with pytest.raises(Corrupt):
+        taken(tmp_path / "repo")
+    assert not (tmp_path / "taken/manifest.json").exists()
+    path.write_bytes(whole)
+    assert len(taken(tmp_path / "repo").names) == 2
