@@ -12,6 +12,7 @@ from panscope.atlas.queries import Catalogue
 from panscope.errors import NotFound, PanscopeError
 from panscope.files import read_manifest
 from panscope.web.readings import ReadsText
+from panscope.web.turns import Turns
 
 NOT_MEASURED = "This suite has not been measured; run panscope evaluate on it, then reload."
 
@@ -51,6 +52,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, live: ReadsText | None = None) -> None:
         self.folder = folder
+        self.turns = Turns()
         self._live = live
         self._catalogue: Catalogue | None = None
         self._lock = Lock()
