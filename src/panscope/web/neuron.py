@@ -4,7 +4,7 @@ What panscope does not know is there and empty, since clients read the keys with
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -112,6 +112,14 @@ class Neuron:
     comments: list[Any] = field(default_factory=list)
 
 
+class Keys(TypedDict):
+    """The keys under which a feature stands in every record."""
+
+    modelId: str
+    layer: str
+    index: str
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """A feature as others know it: model, source, index."""
@@ -120,8 +128,8 @@ class Named:
     sae: str
     index: int
 
-    def keys(self) -> dict[str, str]:
-        """The keys under which it stands in every record."""
+    def keys(self) -> Keys:
+        """As records name it."""
         return {"modelId": self.model, "layer": source_of(self.sae), "index": str(self.index)}
 
 
