@@ -77,5 +77,5 @@ $(PEERS)/.others:
 	touch $@
 
 $(PEERS)/.installed: $(PEERS)/.others pyproject.toml CMakeLists.txt $(NATIVE)
-	$(PEERS_PIP) --editable .
+	$(PEERS_PIP) --editable ".[web]"
 	touch $@

@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 
 from panscope import __version__
 from panscope.errors import ConfigError, PanscopeError
-from panscope.web import api, failures, neuronpedia, pages, writing
+from panscope.events import Emit
+from panscope.web import api, failures, freeze, neuronpedia, pages, writing
 from panscope.web.gate import HEADERS, LOOPBACK, Gate
 from panscope.web.readings import ReadsText
 from panscope.web.run import RunFolder
@@ -73,6 +74,14 @@ def serve(
         config = uvicorn.Config(app, log_level="warning", access_log=False)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def freeze_run(run: Path, out: Path, n_features: int, emit: Emit) -> int:
+    """Write a run's pages as files, `n_features` of each Sae at most; return how many pages."""
+    app = create_app(run)
+    plan = freeze.Plan(app.state.run.catalogue, n_features)
+    freeze.freeze(app, plan, out, emit)
+    return plan.n_files
 
 
 def check_address(host: str, port: int) -> None:

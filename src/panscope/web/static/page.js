@@ -1,4 +1,5 @@
 // What every page has: keys, theme, tooltips, pieces of text with their blanks made visible.
+import { address } from "./address.js";
 import { glyphs } from "./strip.js";
 import "./tip.js";
 import "./token.js";
@@ -39,7 +40,7 @@ function isTyping(target) {
 
 function goTo(key) {
   if (key === "u") upward();
-  else if (PLACES[key]) location.assign(PLACES[key]);
+  else if (PLACES[key]) location.assign(address(PLACES[key]));
 }
 
 // j and k: a page with a list listens for "step"; others follow their next and previous links.
