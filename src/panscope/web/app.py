@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from panscope import __version__
 from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Emit
-from panscope.web import api, failures, freeze, neuronpedia, pages, runs, watch, writing
+from panscope.web import api, failures, freeze, neuronpedia, pages, runs, tour, watch, writing
 from panscope.web.gate import HEADERS, LOOPBACK, Gate
 from panscope.web.progress import EVENTS
 from panscope.web.readings import ReadsText
@@ -36,7 +36,7 @@ def create_app(
     app = _bare(hosts)
     app.state.run = RunFolder(run, live)
     app.state.token = token
-    for part in (writing, watch, api, neuronpedia, pages):
+    for part in (writing, watch, tour, api, neuronpedia, pages):
         app.include_router(part.router)
     return app
 

@@ -29,7 +29,7 @@ function stageElement(stage) {
     "li",
     { className: `stage ${stage.state}` },
     element("h2", { textContent: stage.stage }),
-    element("p", { className: "note", textContent: `${SAID[stage.state]} ${timeOf(stage)}` }),
+    element("p", { className: "note", textContent: [SAID[stage.state], timeOf(stage)].filter(Boolean).join(stage.state === "quiet" ? " " : ", ") }),
     bar,
     element("span", { className: "n", textContent: stage.total ? `${count(stage.done)} of ${count(stage.total)} ${stage.unit}` : "" }),
   );
