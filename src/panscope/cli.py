@@ -321,13 +321,33 @@ def pull(source: str, output: Path, revision: str | None) -> None:
 @click.argument("run", type=FOLDER)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
-def serve(run: Path, host: str, port: int) -> None:
+@click.option("--writable", is_flag=True, help="Let who has the printed token write labels.")
+@click.option("--freeze", type=FOLDER, help="Write the pages into this folder instead.")
+@click.option(
+    "--features",
+    type=click.IntRange(min=1),
+    default=1_000,
+    show_default=True,
+    help="How many features of each Sae are frozen at most.",
+)
+def serve(
+    run: Path, host: str, port: int, writable: bool, freeze: Path | None, features: int
+) -> None:
     """Open the pages of a run folder in a browser.
+
+    With --writable the token is that of PANSCOPE_TOKEN, or a new one each time. A frozen copy opens
+    from the disk or from any server of files; stopped, the same command goes on.
 
     \b
     panscope serve runs/demo --port 8001
+    panscope serve runs/demo --freeze site --features 200
     """
-    _serve(run, host, port)
+    if freeze is None:
+        _serve(run, host, port, writable)
+        return
+    with Bars(OUT) as bars:
+        n_pages = _import_web().freeze_run(run, freeze, features, bars)
+    OUT.print(f"{n_pages:,} pages in {freeze}: open {freeze}/index.html", soft_wrap=True)
 
 
 @main.command()
@@ -415,9 +435,14 @@ def _import_web() -> Any:
     return app
 
 
-def _serve(run: Path, host: str, port: int) -> None:
+def _serve(run: Path, host: str, port: int, writable: bool = False) -> None:
     web = _import_web()
-    web.serve(run, host, port, lambda url: OUT.print(f"[bold]{run}[/] at {url}  (ctrl-c to stop)"))
+    token = web.writing.token_from_environment() if writable else None
+
+    def announce(url: str) -> None:
+        OUT.print(f"[bold]{run}[/] at {url}  (ctrl-c to stop)", soft_wrap=True)
+
+    web.serve(run, host, port, announce, token)
 
 
 def _metrics_table(facts: Any) -> Table:

@@ -10,6 +10,7 @@ Row groups are small, so that one feature is read without reading its neighbours
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from panscope.errors import NotFound, nearest
 from panscope.files import Manifest, checked, read_manifest, replacing, write_json
 
 ROWS_PER_GROUP = 64
+N_OPEN = 6  # files at a time
 FILES = ("features/*/*.parquet", "contexts.parquet", "pieces.json")
 
 _INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
@@ -107,7 +109,8 @@ class Atlas:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder, "atlas")
-        self._files: dict[str, pq.ParquetFile] = {}
+        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._seen: dict[str, tuple[int, ...]] = {}
 
     @cached_property
     def saes(self) -> dict[str, SaeRecord]:
@@ -139,7 +142,8 @@ class Atlas:
             found = f"no feature {index}"
             raise NotFound(f"Sae {sae}", found, f"give an index from 0 to {record.width - 1}")
         group, offset = divmod(index, ROWS_PER_GROUP)
-        table = self._parquet(features_file(sae)).read_row_group(group)
+        # A group is small: to wait for a thread takes longer than to read it.
+        table = self._parquet(features_file(sae)).read_row_group(group, use_threads=False)
         return _feature(table.slice(offset, 1).to_pylist()[0])
 
     def features(self, sae: str) -> Iterator[Feature]:
@@ -155,9 +159,27 @@ class Atlas:
         return {r["context"]: _context(r) for r in rows}
 
     def _parquet(self, name: str) -> pq.ParquetFile:
+        """A file's reader; a few are kept, as the places of its row groups take 300 bytes a row."""
         if name not in self._files:
-            self._files[name] = pq.ParquetFile(checked(self.folder, self.manifest, name))
+            self._files[name] = pq.ParquetFile(self._checked(name))
+            if len(self._files) > N_OPEN:
+                self._files.popitem(last=False)
+        self._files.move_to_end(name)
         return self._files[name]
+
+    def _checked(self, name: str) -> Path:
+        """Check a file's bytes, again only if it is not the one that was checked."""
+        path = self.folder / name
+        if not path.is_file() or self._seen.get(name) != _marks(path):
+            checked(self.folder, self.manifest, name)
+            self._seen[name] = _marks(path)
+        return path
+
+
+def _marks(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is written over."""
+    stat = path.stat()
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def _feature(row: dict[str, Any]) -> Feature:

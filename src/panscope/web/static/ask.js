@@ -1,15 +1,21 @@
 // Requests to the API: failures become one sentence, and a newer request ends an older one.
+import { address } from "./address.js";
+import { authorisation } from "./token.js";
+
 const running = new Map();
 
 export async function ask(path, body = null, key = path) {
   running.get(key)?.abort();
   const control = new AbortController();
   running.set(key, control);
-  const options = { signal: control.signal };
-  if (body) Object.assign(options, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+  const options = { signal: control.signal, headers: authorisation() };
+  if (body) {
+    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
+    options.headers["content-type"] = "application/json";
+  }
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(address(path), options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer; start panscope serve again, then retry", { cause: error });
