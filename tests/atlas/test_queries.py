@@ -10,13 +10,13 @@ from tests.web.fixture_run import PIECES
 from panscope.atlas.features import Atlas, write_contexts
 from panscope.atlas.queries import (
     Catalogue,
-    Columns,
     Query,
     density_histogram,
     random_alive,
     step,
 )
 from panscope.atlas.records import Feature
+from panscope.atlas.short import Columns
 from panscope.errors import Corrupt
 from panscope.files import seal
 

@@ -73,8 +73,9 @@ def write_columns(atlas: Path, sae: str, columns: FeatureColumns) -> None:
         "bands": _structs("bands", columns.bands.counts, _bands(columns.bands)),
         "examples": _structs("examples", columns.examples.counts, _examples(columns.examples)),
     }
-    arrays = [by_name[field.name] for field in FEATURE_SCHEMA]
-    write_table(atlas / features_file(sae), pa.Table.from_arrays(arrays, schema=FEATURE_SCHEMA))
+    schema = pa.schema([field for field in FEATURE_SCHEMA if field.name in by_name])
+    arrays = [by_name[field.name] for field in schema]
+    write_table(atlas / features_file(sae), pa.Table.from_arrays(arrays, schema=schema))
 
 
 def _flat(columns: FeatureColumns) -> dict[str, pa.Array]:

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from panscope.atlas.records import Band, Context, Example, Feature, SaeRecord
+from panscope.atlas.records import Band, Context, Elsewhere, Example, Feature, SaeRecord
 from panscope.errors import NotFound, nearest
 from panscope.files import Manifest, checked, read_manifest, replacing, write_json
 
@@ -36,6 +36,7 @@ _EXAMPLE = pa.struct(
         ("values", _FLOATS),
     ]
 )
+_ELSEWHERE = pa.struct([("sae", pa.string()), ("index", pa.int32()), ("cosine", pa.float32())])
 FEATURE_SCHEMA = pa.schema(
     [
         ("index", pa.int32()),
@@ -52,6 +53,17 @@ FEATURE_SCHEMA = pa.schema(
         ("neighbour_cosines", _FLOATS),
         ("bands", pa.list_(_BAND)),
         ("examples", pa.list_(_EXAMPLE)),
+        ("std", pa.float32()),
+        ("companions", _INTS),
+        ("companion_jaccards", _FLOATS),
+        ("companion_correlations", _FLOATS),
+        ("encoder_neighbours", _INTS),
+        ("encoder_neighbour_cosines", _FLOATS),
+        ("elsewhere", pa.list_(_ELSEWHERE)),
+        ("kind_counts", pa.list_(pa.int64())),
+        ("logit_histogram", pa.list_(pa.int64())),
+        ("x", pa.float32()),
+        ("y", pa.float32()),
     ]
 )
 CONTEXT_SCHEMA = pa.schema(
@@ -82,11 +94,12 @@ def write_pieces(atlas: Path, pieces: Sequence[str]) -> None:
 
 def _row(feature: Feature) -> dict[str, Any]:
     """Lay a feature out as a row, its bands and examples as structs."""
-    bands, examples = map(_fields, feature.bands), map(_fields, feature.examples)
-    return {**_fields(feature), "bands": list(bands), "examples": list(examples)}
+    structs = ("bands", "examples", "elsewhere")
+    listed = {name: [_fields(record) for record in getattr(feature, name)] for name in structs}
+    return _fields(feature) | listed
 
 
-def _fields(record: Feature | Band | Example | Context) -> dict[str, Any]:
+def _fields(record: Feature | Band | Example | Elsewhere | Context) -> dict[str, Any]:
     """Return a record's fields as they are (dataclasses.asdict copies each number: 20 x slower)."""
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
@@ -113,7 +126,7 @@ class Atlas:
     def saes(self) -> dict[str, SaeRecord]:
         """The Saes of the atlas by id, in the order of a forward pass."""
         rows = self.manifest.facts["saes"]
-        return {r["sae"]: SaeRecord(**{**r, "bin_edges": tuple(r["bin_edges"])}) for r in rows}
+        return {r["sae"]: SaeRecord(**_tuples(r)) for r in rows}
 
     @cached_property
     def pieces(self) -> list[str]:
@@ -131,6 +144,10 @@ class Atlas:
     def column(self, sae: str, *names: str) -> pa.Table:
         """Read whole columns of a Sae's features."""
         return self._parquet(features_file(self.sae(sae).sae)).read(columns=list(names))
+
+    def has_column(self, sae: str, name: str) -> bool:
+        """Whether a Sae's features have a column: older atlases have fewer."""
+        return name in self._parquet(features_file(self.sae(sae).sae)).schema_arrow.names
 
     def feature(self, sae: str, index: int) -> Feature:
         """Read one feature; NotFound for an index outside the width."""
@@ -157,7 +174,8 @@ class Atlas:
 def _feature(row: dict[str, Any]) -> Feature:
     bands = tuple(Band(**band) for band in row.pop("bands"))
     examples = tuple(Example(**_tuples(example)) for example in row.pop("examples"))
-    return Feature(**_tuples(row), bands=bands, examples=examples)
+    elsewhere = tuple(Elsewhere(**near) for near in row.pop("elsewhere", ()))
+    return Feature(**_tuples(row), bands=bands, examples=examples, elsewhere=elsewhere)
 
 
 def _context(row: dict[str, Any]) -> Context:

@@ -19,6 +19,7 @@ class SaeRecord:
     n_tokens: int
     n_alive: int
     bin_edges: tuple[float, ...]
+    logit_bin_edges: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,15 @@ class Example:
     peak: int
     positions: tuple[int, ...]
     values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A feature of another Sae that writes in a similar direction to the same space."""
+
+    sae: str
+    index: int
+    cosine: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,17 @@ class Feature:
     neighbour_cosines: tuple[float, ...]
     bands: tuple[Band, ...]
     examples: tuple[Example, ...]
+    std: float = 0.0
+    companions: tuple[int, ...] = ()
+    companion_jaccards: tuple[float, ...] = ()
+    companion_correlations: tuple[float, ...] = ()
+    encoder_neighbours: tuple[int, ...] = ()
+    encoder_neighbour_cosines: tuple[float, ...] = ()
+    elsewhere: tuple[Elsewhere, ...] = ()
+    kind_counts: tuple[int, ...] = ()
+    logit_histogram: tuple[int, ...] = ()
+    x: float | None = None
+    y: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from panscope.atlas.features import Atlas
-from panscope.atlas.queries import Catalogue, Columns
+from panscope.atlas.queries import Catalogue
+from panscope.atlas.short import Columns
 from panscope.errors import ConfigError, Unsupported
 from panscope.model import load, tap
 from panscope.sae.sae import Sae

@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -104,6 +104,27 @@ def page(request: Request, name: str, **values: Any) -> HTMLResponse:
     return templates.TemplateResponse(request, name, values, status_code=status)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Embed:
+    """What of a feature's page is shown inside another site's page; all of it otherwise."""
+
+    on: bool = False
+    explanation: bool = True
+    plots: bool = True
+    test: bool = True
+    activations: bool = True
+    link: bool = True
+    steer: bool = True
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Self:
+        """Read Neuronpedia's parameters: `embed=true`, then `embedplots=false` and the like."""
+        if query.get("embed") != "true":
+            return cls()
+        parts = [field.name for field in dataclasses.fields(cls)][1:]
+        return cls(True, **{part: query.get(f"embed{part}") != "false" for part in parts})
+
+
 @router.get("/")
 def suite(request: Request, run: Run) -> HTMLResponse:
     """Show all Saes of the run."""
@@ -152,8 +173,17 @@ def random_feature(run: Run, sae: str) -> RedirectResponse:
 def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
     """Show one feature."""
     view = run.catalogue.feature(sae, index)
-    densities = density_histogram(run.catalogue.columns(sae))
-    return page(request, "feature.html", view=view, densities=densities)
+    return page(
+        request,
+        "feature.html",
+        view=view,
+        densities=density_histogram(run.catalogue.columns(sae)),
+        labels=run.notes.labels(sae, index),
+        shown=run.notes.label_of(sae, index),
+        label_of=run.label_text,
+        live=run.has_suite,
+        embed=Embed.of(request.query_params),
+    )
 
 
 @router.get("/sae/{sae:path}")

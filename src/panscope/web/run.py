@@ -8,11 +8,13 @@ from threading import Lock
 from typing import Any
 
 from panscope.atlas.features import Atlas
+from panscope.atlas.notes import Notes
 from panscope.atlas.queries import Catalogue
 from panscope.errors import NotFound, PanscopeError
 from panscope.files import read_manifest
 from panscope.web.readings import ReadsText
 
+NOTES = "notes.sqlite"
 NOT_MEASURED = "This suite has not been measured; run panscope evaluate on it, then reload."
 
 
@@ -51,6 +53,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, live: ReadsText | None = None) -> None:
         self.folder = folder
+        self.notes = Notes.reading(folder / NOTES)
         self._live = live
         self._catalogue: Catalogue | None = None
         self._lock = Lock()
@@ -74,6 +77,16 @@ class RunFolder:
 
                 self._live = Live(self.folder / "suite", catalogue)
             return self._live
+
+    @property
+    def has_suite(self) -> bool:
+        """Whether there are Saes that could be run on a text."""
+        return self._live is not None or (self.folder / "suite").is_dir()
+
+    def label_text(self, sae: str, index: int) -> str:
+        """What is shown as a feature's label; empty if it has none."""
+        label = self.notes.label_of(sae, index)
+        return label.text if label else ""
 
     def suite(self) -> SuiteView:
         """All Saes, with metrics if the suite is there; its manifest is read anew each time."""

@@ -121,7 +121,7 @@ function onToken(event) {
   if (strip) remember({ pin: kept ? `${strip.dataset.example}.${token.dataset.position}` : null });
 }
 
-const form = document.getElementById("test");
+const form = document.getElementById("test"); // absent where a page embeds this one without it
 const result = document.getElementById("test-result");
 
 function testPassage(tokens) {
@@ -205,6 +205,25 @@ function drawDensities() {
   );
 }
 
+function drawEffects() {
+  const { logit_histogram: counts } = feature;
+  const edges = sae.logit_bin_edges;
+  const total = counts.reduce((sum, n) => sum + n, 0);
+  const size = Math.max(Math.abs(feature.top_logits[0] ?? 0), Math.abs(feature.bottom_logits[0] ?? 0));
+  const wide = counts.reduce((sum, n, i) => sum + (Math.max(Math.abs(edges[i]), Math.abs(edges[i + 1])) > size / 2 ? n : 0), 0);
+  document.getElementById("effects-title").textContent = `${count(wide)} of ${count(total)} tokens are moved by half of the most it can do`;
+  const say = (low, high, n) => `${count(n)} tokens\nlogit ${number(low)} to ${number(high)}`;
+  onWidth(document.getElementById("effects"), (width) => bars(width, { edges, counts, xTitle: "effect on the logit", yTitle: "tokens", say, isRoot: true }));
+}
+
+// Which table of related features is open stands in the address.
+function showRelated() {
+  const tabs = document.querySelectorAll(".tabs input");
+  const wanted = [...tabs].find((tab) => tab.value === query.get("near"));
+  if (wanted) wanted.checked = true;
+  for (const tab of tabs) tab.onchange = () => remember({ near: tab.value === "decoder" ? null : tab.value });
+}
+
 document.getElementById("share").onclick = async (event) => {
   // Browsers offer the clipboard only over https and to this machine itself.
   if (!navigator.clipboard) return window.prompt("Link to this view", location.href);
@@ -222,18 +241,26 @@ document.querySelector("main").addEventListener("click", onToken);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") remember({ pin: null });
 });
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  unpin();
-  runTest();
-});
-form.elements.text.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey) return;
-  event.preventDefault();
-  form.requestSubmit();
-});
-drawExamples();
-if (feature.count) drawActivations();
-drawDensities();
-form.elements.text.value = query.get("text") ?? "";
-if (form.elements.text.value) runTest();
+function startTest() {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    unpin();
+    runTest();
+  });
+  form.elements.text.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey) return;
+    event.preventDefault();
+    form.requestSubmit();
+  });
+  form.elements.text.value = query.get("text") ?? query.get("defaulttesttext") ?? "";
+  if (form.elements.text.value) runTest();
+}
+
+if (host) drawExamples();
+if (document.getElementById("densities")) {
+  if (feature.count) drawActivations();
+  if (feature.logit_histogram.length) drawEffects();
+  drawDensities();
+  showRelated();
+}
+if (form) startTest();

@@ -2,7 +2,7 @@
 import { glyphs } from "./strip.js";
 import "./tip.js";
 
-const PLACES = { s: "/", m: "/microscope", d: "/docs", h: "/help" };
+const PLACES = { s: "/", m: "/microscope", f: "/search", d: "/docs", h: "/help" };
 const THEMES = ["auto", "light", "dark"];
 let gone = 0;
 
