@@ -13,6 +13,7 @@ from panscope.atlas.queries import Catalogue
 from panscope.errors import NotFound, PanscopeError
 from panscope.files import read_manifest
 from panscope.web.readings import ReadsText
+from panscope.web.turns import Turns
 
 NOTES = "notes.sqlite"
 NOT_MEASURED = "This suite has not been measured; run panscope evaluate on it, then reload."
@@ -54,6 +55,7 @@ class RunFolder:
     def __init__(self, folder: Path, live: ReadsText | None = None) -> None:
         self.folder = folder
         self.notes = Notes.reading(folder / NOTES)
+        self.turns = Turns()
         self._live = live
         self._catalogue: Catalogue | None = None
         self._lock = Lock()
