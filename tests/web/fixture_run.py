@@ -3,16 +3,19 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from panscope.atlas.features import write_contexts, write_features, write_pieces
+from panscope.atlas.labels import Label, Score
+from panscope.atlas.notes import Notes
 from panscope.atlas.records import Band, Context, Elsewhere, Example, Feature, SaeRecord
 from panscope.errors import ConfigError
 from panscope.files import seal
-from panscope.web.readings import Activations, Microscope, SaeReading, Seen
+from panscope.web.readings import Activations, Microscope, Near, SaeReading, Seen
 
 HOSTILE = "<script>alert(1)</script>"
 TEXTS = {
@@ -66,6 +69,7 @@ THEMES = (
     "on in under to by By sur sous",
 )
 N_PIECES_SHOWN, BINS, CONTEXT, SCALE = 8, 24, 64, 500
+SCORES = (Score("detection", 0.91, 0.52, 40, 1), Score("fuzzing", 0.84, 0.5, 40))
 LOGIT_EDGES = np.linspace(-6, 6, 25)
 SITES = ("attn_z.0", "mlp_out.1", "resid_post.1")
 
@@ -225,7 +229,18 @@ def build(
     names = [f"{site}/w{width}_l0_{l0}_s0" for site in sites for l0 in l0s]
     build_suite(run, names, width)
     build_atlas(run, names, width)
+    build_notes(run, names)
     return run
+
+
+def build_notes(run: Path, names: Sequence[str]) -> None:
+    """Labels of the first features of each Sae: a machine's with scores, one a person's over it."""
+    with closing(Notes.open(run / "notes.sqlite")) as notes:
+        for name in names:
+            for latent, theme in enumerate(THEMES[:8]):
+                words = f"words such as {theme.split()[0]}"
+                notes.add(Label(name, latent, words, "rules", "rules", scores=SCORES))
+        notes.add(Label(names[-1], 0, "months, in English and French", "Ada"))
 
 
 def build_atlas(run: Path, names: Sequence[str], width: int) -> None:
@@ -315,6 +330,30 @@ class FakeLive:
         chosen = saes or list(self.worlds)
         readings = tuple(self._reading(name, np.array([0, *ids]), k) for name in chosen)
         return Microscope(tuple(PIECES[i] for i in ids), tuple(ids), readings, note)
+
+    def direction(self, sae: str, index: int) -> tuple[float, ...]:
+        return tuple(self.worlds[sae].strength[index].tolist())
+
+    def nearest_to_feature(
+        self, sae: str, index: int, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        near = self._nearest(self.worlds[sae].strength[index], saes)
+        return tuple(n for n in near if (n.sae, n.index) != (sae, index))[:limit]
+
+    def nearest_to_difference(
+        self, text: str, without: str, site: str, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        counts = [np.bincount(self._read(t)[0], minlength=len(PIECES)) for t in (text, without)]
+        return tuple(self._nearest(counts[0] - counts[1], saes)[:limit])
+
+    def _nearest(self, direction: np.ndarray, saes: Sequence[str]) -> list[Near]:
+        near = []
+        for name in saes:
+            table = self.worlds[name].strength
+            lengths = np.linalg.norm(table, axis=1) * np.linalg.norm(direction) + 1e-9
+            cosines = (table @ direction / lengths).tolist()
+            near += [Near(name, index, cosine) for index, cosine in enumerate(cosines)]
+        return sorted(near, key=lambda n: -n.cosine)
 
     def _reading(self, name: str, tokens: np.ndarray, k: int) -> SaeReading:
         values = self.worlds[name].activations(tokens)[:, 1:]

@@ -149,12 +149,16 @@ class Atlas:
         """Whether a Sae's features have a column: older atlases have fewer."""
         return name in self._parquet(features_file(self.sae(sae).sae)).schema_arrow.names
 
-    def feature(self, sae: str, index: int) -> Feature:
-        """Read one feature; NotFound for an index outside the width."""
+    def check(self, sae: str, index: int) -> None:
+        """Raise NotFound for a Sae that is not here, or an index outside its width."""
         record = self.sae(sae)
         if not 0 <= index < record.width:
             found = f"no feature {index}"
             raise NotFound(f"Sae {sae}", found, f"give an index from 0 to {record.width - 1}")
+
+    def feature(self, sae: str, index: int) -> Feature:
+        """Read one feature; NotFound as from `check`."""
+        self.check(sae, index)
         group, offset = divmod(index, ROWS_PER_GROUP)
         table = self._parquet(features_file(sae)).read_row_group(group)
         return _feature(table.slice(offset, 1).to_pylist()[0])

@@ -191,6 +191,14 @@ class Catalogue:
         """Whether the atlas has a map of a Sae."""
         return self.atlas.has_column(sae, "x")
 
+    def check(self, sae: str, index: int) -> None:
+        """Raise NotFound, with what there is, for a Sae or a feature that is not in the atlas."""
+        self.atlas.check(sae, index)
+
+    def row(self, sae: str, index: int) -> FeatureRow:
+        """One feature as a line of a table."""
+        return self.columns(sae).row(index)
+
     def feature(self, sae: str, index: int) -> FeatureView:
         """One feature, its examples joined to contexts, tokens to their pieces."""
         with self._lock:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from panscope import __version__
 from panscope.errors import ConfigError, PanscopeError
-from panscope.web import api, failures, pages, writing
+from panscope.web import api, failures, labels, pages, search, writing
 from panscope.web.gate import HEADERS, LOOPBACK, Gate
 from panscope.web.readings import ReadsText
 from panscope.web.run import RunFolder
@@ -39,6 +39,8 @@ def create_app(
     app.state.token = token
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static")
     app.include_router(writing.router)
+    app.include_router(labels.router)
+    app.include_router(search.router)
     app.include_router(api.router)
     app.include_router(pages.router)
     app.add_exception_handler(PanscopeError, failures.panscope_error)

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 
 from panscope.atlas.queries import Catalogue, density_histogram, random_alive
+from panscope.errors import NotFound, nearest
 from panscope.web.api import Run
 from panscope.web.run import SaeView
 
@@ -19,6 +20,12 @@ HERE = Path(__file__).parent
 THIN = "\u202f"  # a narrow blank at which no line breaks
 NOTHING = "–"
 N_SAMPLE_TOKENS = 48
+SEARCHES = {
+    "words": "Words of labels",
+    "numbers": "Tokens and numbers",
+    "text": "A text",
+    "direction": "A direction",
+}
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 
@@ -147,6 +154,16 @@ def samples(catalogue: Catalogue) -> list[dict[str, str]]:
         {"kind": c.kind, "text": "".join(shown[t] for t in c.tokens[1:N_SAMPLE_TOKENS]).strip()}
         for c in catalogue.contexts.one_of_each_kind()
     ]
+
+
+@router.get("/search")
+def search(request: Request, run: Run, by: str = "words") -> HTMLResponse:
+    """Show the search; `by` is one of its kinds."""
+    if by not in SEARCHES:
+        raise NotFound(f"search by {by!r}", "is no kind of search", nearest(by, SEARCHES))
+    sites = list(dict.fromkeys(record.site for record in run.catalogue.atlas.saes.values()))
+    values = {"by": by, "searches": SEARCHES, "sites": sites, "live": run.has_suite}
+    return page(request, "search.html", samples=samples(run.catalogue), **values)
 
 
 @router.get("/docs")

@@ -6,6 +6,7 @@ import { count, density, densityTick, number, percent } from "./numbers.js";
 import { data, element, remember } from "./page.js";
 import { foldedStrip, wholeStrip } from "./strip.js";
 import { pin, unpin } from "./tip.js";
+import "./label.js";
 
 const { view, densities } = data();
 const { feature, sae } = view;
