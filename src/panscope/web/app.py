@@ -15,8 +15,9 @@ from starlette.exceptions import HTTPException
 
 from panscope import __version__
 from panscope.errors import ConfigError, PanscopeError
-from panscope.web import api, failures, labels, pages, search, writing
-from panscope.web.gate import HEADERS, LOOPBACK, Gate
+from panscope.web import api, failures, labels, neuronpedia, pages, search, writing
+from panscope.web.gate import LOOPBACK, Gate
+from panscope.web.headers import HEADERS
 from panscope.web.readings import ReadsText
 from panscope.web.run import RunFolder
 
@@ -42,6 +43,7 @@ def create_app(
     app.include_router(labels.router)
     app.include_router(search.router)
     app.include_router(api.router)
+    app.include_router(neuronpedia.router)
     app.include_router(pages.router)
     app.add_exception_handler(PanscopeError, failures.panscope_error)
     app.add_exception_handler(RequestValidationError, failures.invalid_request)

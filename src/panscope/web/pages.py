@@ -14,12 +14,17 @@ from fastapi.templating import Jinja2Templates
 from panscope.atlas.queries import Catalogue, density_histogram, random_alive
 from panscope.errors import NotFound, nearest
 from panscope.web.api import Run
+from panscope.web.headers import POLICY_EMBEDDED
 from panscope.web.run import SaeView
 
 HERE = Path(__file__).parent
 THIN = "\u202f"  # a narrow blank at which no line breaks
 NOTHING = "–"
 N_SAMPLE_TOKENS = 48
+MAPS = {
+    "pca": "The two directions of largest variance of the decoder (PCA)",
+    "umap": "Neighbourhoods of decoder directions by cosine (UMAP)",
+}
 SEARCHES = {
     "words": "Words of labels",
     "numbers": "Tokens and numbers",
@@ -189,8 +194,8 @@ def random_feature(run: Run, sae: str) -> RedirectResponse:
 @router.get("/sae/{sae:path}/{index:int}")
 def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
     """Show one feature."""
-    view = run.catalogue.feature(sae, index)
-    return page(
+    view, embed = run.catalogue.feature(sae, index), Embed.of(request.query_params)
+    answer = page(
         request,
         "feature.html",
         view=view,
@@ -199,12 +204,17 @@ def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
         shown=run.notes.label_of(sae, index),
         label_of=run.label_text,
         live=run.has_suite,
-        embed=Embed.of(request.query_params),
+        embed=embed,
     )
+    if embed.on:
+        answer.headers["content-security-policy"] = POLICY_EMBEDDED
+    return answer
 
 
 @router.get("/sae/{sae:path}")
 def sae(request: Request, run: Run, sae: str) -> HTMLResponse:
     """Show one Sae and the list of its features."""
     densities = density_histogram(run.catalogue.columns(sae))
-    return page(request, "sae.html", sae=run.sae(sae), densities=densities)
+    how = run.catalogue.atlas.manifest.config.get("map", "pca")
+    drawn = MAPS[how] if run.catalogue.has_place(sae) else None
+    return page(request, "sae.html", sae=run.sae(sae), densities=densities, map=drawn)
