@@ -229,7 +229,6 @@ def build(
     names = [f"{site}/w{width}_l0_{l0}_s0" for site in sites for l0 in l0s]
     build_suite(run, names, width)
     build_atlas(run, names, width)
-    build_notes(run, names)
     return run
 
 

@@ -1,14 +1,24 @@
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from tests.web.conftest import SAES
-from tests.web.fixture_run import IDS, PIECES, SITES, FakeLive, World
+from tests.web.fixture_run import IDS, PIECES, SITES, FakeLive, World, build, build_notes
+
+from panscope.web.app import create_app
 
 SAE = SAES[2]
 TEXT = "The dog slept in January."
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    run = build(tmp_path_factory.mktemp("runs") / "labelled")
+    build_notes(run, SAES)
+    with TestClient(create_app(run, FakeLive(SAES))) as client:
+        yield client
 
 
 def get(client: TestClient, path: str, **query: Any) -> Mapping[str, Any]:

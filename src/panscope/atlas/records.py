@@ -9,8 +9,8 @@ class SaeRecord:
 
     `sae` is its id within the suite, `<site>/<name>`. `bin_edges` are the edges of the activation
     histograms of all its features, in raw model units, one more than there are bins; they grow by a
-    constant factor, so the histogram's axis is logarithmic. Values beyond the ends are counted in
-    the outermost bins.
+    constant factor, so the histogram's axis is logarithmic. `logit_bin_edges` are those of logit
+    effects, evenly spaced. Values beyond the ends are counted in the outermost bins.
     """
 
     sae: str
@@ -51,15 +51,6 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """A feature of another Sae that writes in a similar direction to the same space."""
-
-    sae: str
-    index: int
-    cosine: float
-
-
-@dataclass(frozen=True, slots=True)
 class Context:
     """A row of text as the model read it: token ids, and the document and kind it came from.
 
@@ -73,12 +64,27 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A feature of another Sae whose decoder direction is near."""
+
+    sae: str
+    index: int
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
 class Feature:
     """Everything that one pass over the text said about one latent.
 
     `count` firings among `SaeRecord.n_tokens` tokens give `density`; `max` and `mean` are over the
     firings, in raw model units, zero for a dead feature. Logits are the effect of the decoder
     direction through the final norm's gain and the unembedding; token ids beside them.
+
+    Companions are the latents of the same Sae most often active at the same tokens: Jaccard is the
+    share of the tokens where both fire among those where either does, correlation is Pearson's,
+    of the activations over all tokens. `kind_counts` are firings by kind of text, in the order of
+    the manifest's fact `kinds`. `x` and `y` are the feature's place on a map of the decoder. What
+    an atlas of an earlier version lacks is None or empty.
     """
 
     index: int
@@ -95,7 +101,7 @@ class Feature:
     neighbour_cosines: tuple[float, ...]
     bands: tuple[Band, ...]
     examples: tuple[Example, ...]
-    std: float = 0.0
+    std: float | None = None
     companions: tuple[int, ...] = ()
     companion_jaccards: tuple[float, ...] = ()
     companion_correlations: tuple[float, ...] = ()
