@@ -11,7 +11,7 @@ from tests.browser.audit import check, focus_is_visible
 from tests.browser.conftest import SAES, TOKEN, Tab
 from tests.web.fixture_run import HOSTILE, IDS, World
 
-from panscope.web import pages
+from panscope.web import numbers
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -455,9 +455,9 @@ def test_numbers_are_written_alike_in_python_and_on_the_page(tab: Tab) -> None:
     }"""
     positive = [value for value in values if 0 <= value <= 1]
     shown = tab.page.evaluate(script, values)
-    assert [pair[0] for pair in shown] == [pages.number(value) for value in values]
+    assert [pair[0] for pair in shown] == [numbers.number(value) for value in values]
     shown = tab.page.evaluate(script, positive)
-    assert [pair[1] for pair in shown] == [pages.density(value) for value in positive]
+    assert [pair[1] for pair in shown] == [numbers.density(value) for value in positive]
 
 
 @pytest.mark.parametrize("tab", ["light"], indirect=True)

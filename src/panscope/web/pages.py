@@ -1,7 +1,6 @@
 """The pages: a template each, filled with what the API gives; scripts then make them move."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +14,10 @@ from panscope.atlas.queries import Catalogue, density_histogram, random_alive
 from panscope.errors import NotFound, nearest
 from panscope.web.api import Run
 from panscope.web.headers import POLICY_EMBEDDED
+from panscope.web.numbers import count, density, number, visible
 from panscope.web.run import SaeView
 
 HERE = Path(__file__).parent
-THIN = "\u202f"  # a narrow blank at which no line breaks
-NOTHING = "–"
 N_SAMPLE_TOKENS = 48
 MAPS = {
     "pca": "The two directions of largest variance of the decoder (PCA)",
@@ -35,46 +33,6 @@ SEARCHES = {
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits, thin blanks in thousands; small and large ones by power of ten.
-
-    >>> number(0.123456), number(1234.5), number(2e-7), number(None)
-    ('0.123', '1\u202f230', '2.00e-7', '–')
-    """
-    if value is None:
-        return NOTHING
-    if value == 0:
-        return "0"
-    power = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
-    if not -4 < power < 9:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    shown = f"{round(value, digits - 1 - power):,.{max(0, digits - 1 - power)}f}"
-    return shown.replace(",", THIN)
-
-
-def count(value: float | None) -> str:
-    """A whole number with thin blanks in thousands.
-
-    >>> count(1234567)
-    '1\u202f234\u202f567'
-    """
-    return NOTHING if value is None else f"{round(value):,}".replace(",", THIN)
-
-
-def density(value: float | None) -> str:
-    """A share of tokens in per cent; under 0.01 % as one in so many.
-
-    >>> density(0.0123), density(1 / 23456), density(0)
-    ('1.23\u202f%', '1 in 23\u202f500 tokens', 'never')
-    """
-    if value is None:
-        return NOTHING
-    if value == 0:
-        return "never"
-    return f"{number(100 * value)}{THIN}%" if value >= 1e-4 else f"1 in {number(1 / value)} tokens"
-
-
 def plain(value: Any) -> Any:
     """A record as plain values, for scripts to read."""
     return dataclasses.asdict(value)
@@ -87,15 +45,6 @@ def points(saes: Iterable[SaeView]) -> list[dict[str, Any]]:
         for sae in saes
         if sae.metrics
     ]
-
-
-def visible(piece: str) -> str:
-    """A piece with its blanks made visible, for plain text.
-
-    >>> visible(" a\\n")
-    '·a↵'
-    """
-    return piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
 
 
 templates = Jinja2Templates(HERE / "templates")
