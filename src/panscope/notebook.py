@@ -19,7 +19,7 @@ from pathlib import Path
 from panscope.atlas.features import Atlas
 from panscope.atlas.notes import Notes
 from panscope.atlas.queries import Catalogue, FeatureView
-from panscope.atlas.records import Example
+from panscope.atlas.records import Band, Example
 from panscope.errors import ConfigError
 from panscope.web.numbers import count, density, number, visible
 
@@ -124,14 +124,14 @@ def _bands(view: FeatureView) -> Iterable[str]:
     f = view.feature
     ordered = sorted(f.examples, key=lambda e: (e.band, -_peak(e)))
     for band, examples in groupby(ordered, key=lambda e: e.band):
-        of = f.bands[band] if band >= 0 else None
-        said = (
-            f"{number(of.low)} to {number(min(of.high, f.max))}, {number(100 * of.share)} % of firings"
-            if of
-            else "Strongest of all"
-        )
+        title = "Strongest of all" if band < 0 else _band_title(f.bands[band], f.max)
         lines = "".join(_line(view, example) for example in examples)
-        yield f'<section class="band"><header><h3>{said}</h3></header>{lines}</section>'
+        yield f'<section class="band"><header><h3>{title}</h3></header>{lines}</section>'
+
+
+def _band_title(band: Band, maximum: float) -> str:
+    high = min(band.high, maximum)  # a band ends at the edge of a bin, maybe above the maximum
+    return f"{number(band.low)} to {number(high)}, {number(100 * band.share)} % of firings"
 
 
 def _line(view: FeatureView, example: Example) -> str:
@@ -151,7 +151,8 @@ def _line(view: FeatureView, example: Example) -> str:
     spans = "".join(f"<span>{side}</span>" for side in sides)
     return (
         f'<div class="example"><span class="n">{number(_peak(example))}</span>'
-        f'<div class="strip fold">{spans}</div><span class="kind">{escape(context.kind)}</span></div>'
+        f'<div class="strip fold">{spans}</div>'
+        f'<span class="kind">{escape(context.kind)}</span></div>'
     )
 
 
@@ -194,4 +195,5 @@ def _bars(edges: Sequence[float], counts: Sequence[int], title: str) -> str:
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(title)}</text>'
     )
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" style="max-width: {WIDTH}px"'
-    return f'<div class="chart"><svg role="img" aria-label="{escape(title)}" {box}>{rects}{ends}</svg></div>'
+    named = f'role="img" aria-label="{escape(title)}"'
+    return f'<div class="chart"><svg {named} {box}>{rects}{ends}</svg></div>'

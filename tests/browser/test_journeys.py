@@ -220,7 +220,7 @@ def test_labels(tab: Tab) -> None:
     page.goto(f"/sae/{SAE}/{index}#token={TOKEN}")
     assert page.locator("#label-title").inner_text() == "No label yet"
     page.get_by_label("Your label").fill("something rare")
-    page.get_by_label("Name").fill("Ada")
+    page.get_by_label("Your name").fill("Ada")
     check(page)
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="something rare").wait_for()

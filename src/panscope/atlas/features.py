@@ -25,7 +25,7 @@ from panscope.files import Manifest, checked, read_manifest, replacing, write_js
 ROWS_PER_GROUP = 64
 FILES = ("features/*/*.parquet", "contexts.parquet", "pieces.json")
 
-_INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
+_INTS, _FLOATS, _COUNTS = (pa.list_(t) for t in (pa.int32(), pa.float32(), pa.int64()))
 _BAND = pa.struct([("low", pa.float32()), ("high", pa.float32()), ("share", pa.float32())])
 _EXAMPLE = pa.struct(
     [
@@ -44,7 +44,7 @@ FEATURE_SCHEMA = pa.schema(
         ("density", pa.float64()),
         ("max", pa.float32()),
         ("mean", pa.float32()),
-        ("histogram", pa.list_(pa.int64())),
+        ("histogram", _COUNTS),
         ("top_tokens", _INTS),
         ("top_logits", _FLOATS),
         ("bottom_tokens", _INTS),
@@ -60,12 +60,17 @@ FEATURE_SCHEMA = pa.schema(
         ("encoder_neighbours", _INTS),
         ("encoder_neighbour_cosines", _FLOATS),
         ("elsewhere", pa.list_(_ELSEWHERE)),
-        ("kind_counts", pa.list_(pa.int64())),
-        ("logit_histogram", pa.list_(pa.int64())),
+        ("kind_counts", _COUNTS),
+        ("logit_histogram", _COUNTS),
         ("x", pa.float32()),
         ("y", pa.float32()),
     ]
 )
+_RECORDS: dict[str, type[Band | Example | Elsewhere]] = {
+    "bands": Band,
+    "examples": Example,
+    "elsewhere": Elsewhere,
+}
 CONTEXT_SCHEMA = pa.schema(
     [("context", pa.int32()), ("tokens", _INTS), ("documents", _INTS), ("kind", pa.string())]
 )
@@ -93,10 +98,9 @@ def write_pieces(atlas: Path, pieces: Sequence[str]) -> None:
 
 
 def _row(feature: Feature) -> dict[str, Any]:
-    """Lay a feature out as a row, its bands and examples as structs."""
-    structs = ("bands", "examples", "elsewhere")
-    listed = {name: [_fields(record) for record in getattr(feature, name)] for name in structs}
-    return _fields(feature) | listed
+    """Lay a feature out as a row, its bands, examples and likes as structs."""
+    structs = {name: list(map(_fields, getattr(feature, name))) for name in _RECORDS}
+    return {**_fields(feature), **structs}
 
 
 def _fields(record: Feature | Band | Example | Elsewhere | Context) -> dict[str, Any]:
@@ -126,7 +130,7 @@ class Atlas:
     def saes(self) -> dict[str, SaeRecord]:
         """The Saes of the atlas by id, in the order of a forward pass."""
         rows = self.manifest.facts["saes"]
-        return {r["sae"]: SaeRecord(**_tuples(r)) for r in rows}
+        return {row["sae"]: SaeRecord(**_tuples(row)) for row in rows}
 
     @cached_property
     def pieces(self) -> list[str]:
@@ -176,10 +180,13 @@ class Atlas:
 
 
 def _feature(row: dict[str, Any]) -> Feature:
-    bands = tuple(Band(**band) for band in row.pop("bands"))
-    examples = tuple(Example(**_tuples(example)) for example in row.pop("examples"))
-    elsewhere = tuple(Elsewhere(**near) for near in row.pop("elsewhere", ()))
-    return Feature(**_tuples(row), bands=bands, examples=examples, elsewhere=elsewhere)
+    """Make a feature of a row, which in an atlas of an earlier version has fewer fields."""
+    structs = {
+        name: tuple(record(**_tuples(struct)) for struct in row[name] or ())
+        for name, record in _RECORDS.items()
+        if name in row
+    }
+    return Feature(**{**_tuples(row), **structs})
 
 
 def _context(row: dict[str, Any]) -> Context:

@@ -20,11 +20,10 @@ from panscope.model import load, tap
 from panscope.sae.sae import Sae
 from panscope.sae.suite import Suite
 from panscope.sites import Site
+from panscope.stages.describe.directions import space
 from panscope.web.readings import Activations, Microscope, Near, SaeReading, Seen
 
 N_LABEL_TOKENS = 4
-# Kinds of site whose values are in the basis of the residual stream.
-STREAM = ("embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "final_norm_in")
 Sites = tuple[Site, ...]
 
 LatentsOfTokens = Float[Tensor, "tokens latents"]
@@ -99,7 +98,7 @@ class Live:
         found: list[Near] = []
         for name in saes:
             sae = self._sae(name)
-            if _space(sae.writes) != _space(writes) or sae.w_dec.shape[1] != len(direction):
+            if space(sae.writes) != space(writes) or sae.w_dec.shape[1] != len(direction):
                 continue
             cosines = torch.cosine_similarity(sae.w_dec, direction[None])
             best, indices = cosines.topk(min(limit, sae.width))
@@ -167,11 +166,6 @@ def _encoded(sae: Sae, read: dict[Site, Float[Tensor, "1 position d_site"]]) -> 
     """Encode what a Sae reads at every token but the first, the BOS: no Sae was trained on it."""
     x = torch.cat([read[site][0, 1:] for site in sae.reads], dim=-1)
     return sae.encode(x.float().cpu())
-
-
-def _space(writes: Sites) -> tuple[str, ...]:
-    """Name the space of what is written: directions in one can be compared."""
-    return tuple("stream" if site.kind in STREAM else str(site) for site in writes)
 
 
 def _check_same(atlas: Atlas, now: dict[str, str]) -> None:
