@@ -144,6 +144,14 @@ def test_two_texts_find_what_tells_them_apart(client: TestClient) -> None:
     assert "neither a feature's nor a difference" in nothing.json()["error"]["message"]
 
 
+def test_features_elsewhere_come_with_their_rows_and_labels(client: TestClient) -> None:
+    near = get(client, f"/api/sae/{SAE}/feature/0")["feature"]["elsewhere"]
+    found = get(client, f"/api/sae/{SAE}/feature/0/elsewhere")
+    assert names(found) == [(n["sae"], n["index"]) for n in near]
+    assert [hit["value"] for hit in found["hits"]] == [n["cosine"] for n in near]
+    assert all(hit["label"] for hit in found["hits"] if hit["row"]["index"] < 5)
+
+
 def test_the_direction_of_a_feature(client: TestClient) -> None:
     found = get(client, f"/api/sae/{SAE}/feature/3/direction")
     assert np.array_equal(found["direction"], World(SAE, 64).strength[3])

@@ -149,6 +149,12 @@ class Atlas:
         """Read whole columns of a Sae's features."""
         return self._parquet(features_file(self.sae(sae).sae)).read(columns=list(names))
 
+    def rows_around(self, sae: str, index: int, *names: str) -> pa.Table:
+        """Read columns of the row group in which a feature is."""
+        self.check(sae, index)
+        group = index // ROWS_PER_GROUP
+        return self._parquet(features_file(sae)).read_row_group(group, columns=list(names))
+
     def has_column(self, sae: str, name: str) -> bool:
         """Whether a Sae's features have a column: older atlases have fewer."""
         return name in self._parquet(features_file(self.sae(sae).sae)).schema_arrow.names

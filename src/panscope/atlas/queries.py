@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from panscope.atlas.features import Atlas
 from panscope.atlas.records import Context, Feature, FeatureRow, SaeRecord
-from panscope.atlas.short import Columns, Ints, Place, flat, read_columns, read_place
+from panscope.atlas.short import Columns, Ints, Place, flat, read_columns, read_place, read_row
 from panscope.errors import Corrupt, Unsupported, nearest
 from panscope.files import checked
 
@@ -26,8 +26,7 @@ BIN_DECADES = 0.25  # width of a bin of the density histogram
 Hit = tuple[str, int]
 Only = Mapping[str, Sequence[int]] | None
 Corner = tuple[float | None, float | None]
-_NONE: Sequence[int] = ()
-_NO_KEYS = np.array([], np.float64)
+_NO_INDICES = np.array([], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +87,9 @@ class KindShare:
 class FeatureView:
     """One feature with what its numbers refer to: contexts, pieces, neighbours, next and previous.
 
-    `pieces` holds the text of every token id that occurs in the rest. An atlas made before
-    encoder neighbours, companions, features elsewhere or kinds were described has none of them.
+    `pieces` holds the text of every token id that occurs in the rest. Features elsewhere are named
+    in `feature` alone: their rows are in other files. An atlas made before encoder neighbours,
+    companions or kinds were described has none of them.
     """
 
     sae: SaeRecord
@@ -98,7 +98,6 @@ class FeatureView:
     neighbours: tuple[FeatureRow, ...]
     encoder_neighbours: tuple[FeatureRow, ...]
     companions: tuple[FeatureRow, ...]
-    elsewhere: tuple[FeatureRow, ...]
     kinds: tuple[KindShare, ...]
     previous: int | None
     next: int | None
@@ -201,13 +200,20 @@ class Catalogue:
         self.atlas.check(sae, index)
 
     def row(self, sae: str, index: int) -> FeatureRow:
-        """One feature as a line of a table."""
-        return self.columns(sae).row(index)
+        """One feature as a line of a table; the rest of its Sae is not read for it."""
+        with self._lock:
+            if sae in self._columns:
+                return self._columns[sae].row(index)
+            return read_row(self.atlas, self.contexts.tokens_at, sae, index)
+
+    def record(self, sae: str, index: int) -> Feature:
+        """One feature as the atlas has it."""
+        with self._lock:
+            return self.atlas.feature(sae, index)
 
     def feature(self, sae: str, index: int) -> FeatureView:
         """One feature, its examples joined to contexts, tokens to their pieces."""
-        with self._lock:
-            feature = self.atlas.feature(sae, index)
+        feature = self.record(sae, index)
         columns = self.columns(sae)
         numbers = sorted({example.context for example in feature.examples})
         contexts = tuple(self.contexts.get(number) for number in numbers)
@@ -215,8 +221,7 @@ class Catalogue:
             tuple(map(columns.row, indices))
             for indices in (feature.neighbours, feature.encoder_neighbours, feature.companions)
         )
-        elsewhere = tuple(self.columns(e.sae).row(e.index) for e in feature.elsewhere)
-        ids = set(_tokens_of(feature, contexts, (*near, *reads, *companions, *elsewhere)))
+        ids = set(_tokens_of(feature, contexts, (*near, *reads, *companions)))
         return FeatureView(
             sae=self.atlas.sae(sae),
             feature=feature,
@@ -224,7 +229,6 @@ class Catalogue:
             neighbours=near,
             encoder_neighbours=reads,
             companions=companions,
-            elsewhere=elsewhere,
             kinds=self._kinds(feature),
             previous=step(columns, index, -1),
             next=step(columns, index, 1),
@@ -264,22 +268,29 @@ class Catalogue:
         pieces = self.pieces(t for row in rows for t in row.top_tokens + row.peak_tokens)
         return FeaturePage(int(found.size), offset, rows, pieces, hint)
 
-    def across(self, saes: Sequence[str], query: Query, only: Only = None) -> list[Hit]:
-        """Features of several Saes that answer a query, in its order; ties go by Sae and index.
+    def across(
+        self, saes: Sequence[str], query: Query, offset: int, limit: int, only: Only = None
+    ) -> tuple[int, list[Hit]]:
+        """Count the features of several Saes that answer a query; list a window in its order.
 
-        `only` are the features of each Sae that may be listed at all.
+        Ties go by Sae and index. `only` are the features of each Sae that may be found at all.
         """
-        found = {sae: self.select(sae, query) for sae in saes}
+        found = [self.select(sae, query) for sae in saes]
         if only is not None:
-            found = {sae: f[np.isin(f, only.get(sae, _NONE))] for sae, f in found.items()}
-        hits = [(sae, index) for sae, indices in found.items() for index in indices.tolist()]
+            allowed = [np.array(only[sae], np.int64) for sae in saes]
+            found = [f[np.isin(f, a)] for f, a in zip(found, allowed, strict=True)]
+        of_sae = np.repeat(np.arange(len(saes)), [len(f) for f in found])
+        indices = np.concatenate([_NO_INDICES, *found])
+        order = self._order(saes, found, query)[offset : offset + limit]
+        window = zip(of_sae[order].tolist(), indices[order].tolist(), strict=True)
+        return len(indices), [(saes[place], index) for place, index in window]
+
+    def _order(self, saes: Sequence[str], found: Sequence[Ints], query: Query) -> Ints:
         if query.sort == "index":
-            return hits
-        keys = np.concatenate(
-            [_NO_KEYS, *(getattr(self.columns(sae), query.sort)[f] for sae, f in found.items())]
-        )
-        order = np.argsort(-keys if query.descending else keys, kind="stable")
-        return [hits[place] for place in order.tolist()]
+            return np.arange(sum(map(len, found)))
+        columns = (getattr(self.columns(sae), query.sort) for sae in saes)
+        keys = np.concatenate([c[f] for c, f in zip(columns, found, strict=True)])
+        return np.argsort(-keys if query.descending else keys, kind="stable")
 
     def _keep(self, sae: str, columns: Columns, query: Query) -> NDArray[np.bool_]:
         keep = (columns.density >= query.low) & (columns.density <= query.high)

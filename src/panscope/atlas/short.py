@@ -1,22 +1,26 @@
 """The short columns of a Sae's features: what lists, filters and maps need of all of them at once.
 
-Density, max, mean, top and peak tokens of 65,536 features take about 5 MB as arrays.
+Density, max, mean, ten top and five peak tokens of 65,536 features take 5 MB as arrays.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from panscope.atlas.features import Atlas
+from panscope.atlas.features import ROWS_PER_GROUP, Atlas
 from panscope.atlas.records import FeatureRow
 
 Ints = NDArray[np.int64]
+Tokens = NDArray[np.int32]
 Place = NDArray[np.float32]
+TokensAt = Callable[[Ints, Ints], Ints]
 N_PEAK_TOKENS = 5
+_LEAVES = ("band", "context", "peak")
+SHORT = ("density", "max", "mean", "top_tokens", *(f"examples.list.element.{n}" for n in _LEAVES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +30,8 @@ class Columns:
     density: NDArray[np.float64]
     max: NDArray[np.float32]
     mean: NDArray[np.float32]
-    top_tokens: Ints
-    peak_tokens: Ints
+    top_tokens: Tokens
+    peak_tokens: Tokens
 
     def row(self, index: int) -> FeatureRow:
         """One feature as a line of a table."""
@@ -41,20 +45,31 @@ class Columns:
         )
 
 
-def read_columns(atlas: Atlas, tokens_at: Callable[[Ints, Ints], Ints], sae: str) -> Columns:
-    """Read the short columns; `tokens_at(contexts, positions)` gives the tokens of examples."""
-    leaves = [f"examples.list.element.{leaf}" for leaf in ("band", "context", "peak")]
-    table = atlas.column(sae, "density", "max", "mean", "top_tokens", *leaves).combine_chunks()
+def read_columns(atlas: Atlas, tokens_at: TokensAt, sae: str) -> Columns:
+    """Read the short columns of a Sae; `tokens_at(contexts, positions)` gives examples' tokens."""
+    columns = _columns(atlas.column(sae, *SHORT), tokens_at)
+    pa.default_memory_pool().release_unused()  # the table was some ten times the arrays
+    return columns
+
+
+def read_row(atlas: Atlas, tokens_at: TokensAt, sae: str, index: int) -> FeatureRow:
+    """Read one feature as a line of a table, without the others of its Sae."""
+    table = atlas.rows_around(sae, index, *SHORT)
+    row = _columns(table, tokens_at).row(index % ROWS_PER_GROUP)
+    return replace(row, index=index)
+
+
+def _columns(table: pa.Table, tokens_at: TokensAt) -> Columns:
+    table = table.combine_chunks()
     starts, examples = _flat_list(table["examples"])
-    names = ("band", "context", "peak")
-    band, context, peak = (examples.field(n).to_numpy().astype(np.int64) for n in names)
+    band, context, peak = (examples.field(n).to_numpy().astype(np.int64) for n in _LEAVES)
     strongest = band == -1
     rows = np.repeat(np.arange(len(starts) - 1), np.diff(starts))[strongest]
     tokens = tokens_at(context[strongest], peak[strongest])
     return Columns(
-        density=table["density"].to_numpy(),
-        max=table["max"].to_numpy(),
-        mean=table["mean"].to_numpy(),
+        density=table["density"].to_numpy().copy(),
+        max=table["max"].to_numpy().copy(),
+        mean=table["mean"].to_numpy().copy(),
         top_tokens=_padded(*flat(table["top_tokens"])),
         peak_tokens=_peak_tokens(rows, tokens, len(starts) - 1),
     )
@@ -79,22 +94,22 @@ def _flat_list(column: pa.ChunkedArray) -> tuple[Ints, Any]:
     return lists.offsets.to_numpy().astype(np.int64), lists.values
 
 
-def _peak_tokens(rows: Ints, tokens: Ints, n_rows: int) -> Ints:
+def _peak_tokens(rows: Ints, tokens: Ints, n_rows: int) -> Tokens:
     """The first few distinct tokens at the peaks of each feature's strongest contexts."""
-    pairs = np.stack([rows, tokens], axis=1)
-    _, firsts = np.unique(pairs, axis=0, return_index=True)
+    pairs = rows * (int(tokens.max(initial=0)) + 1) + tokens
+    _, firsts = np.unique(pairs, return_index=True)
     firsts.sort()
     rows, tokens = rows[firsts], tokens[firsts]
     places = np.arange(len(rows)) - np.searchsorted(rows, rows)
     kept = places < N_PEAK_TOKENS
-    out = np.full((n_rows, N_PEAK_TOKENS), -1)
+    out = np.full((n_rows, N_PEAK_TOKENS), -1, np.int32)
     out[rows[kept], places[kept]] = tokens[kept]
     return out
 
 
-def _padded(starts: Ints, values: Ints) -> Ints:
+def _padded(starts: Ints, values: Ints) -> Tokens:
     """Lists of different lengths as one array, -1 where a list has ended."""
     lengths = np.diff(starts)
-    out = np.full((len(lengths), int(lengths.max(initial=1))), -1)
+    out = np.full((len(lengths), int(lengths.max(initial=1))), -1, np.int32)
     out[np.arange(out.shape[1]) < lengths[:, None]] = values
     return out

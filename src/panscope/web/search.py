@@ -125,12 +125,12 @@ def by_numbers(
     """
     saes = saes_at(run, sites)
     only = None if min_score is None else {sae: _scored(run, sae, min_score) for sae in saes}
-    found = run.catalogue.across(saes, query, only)
+    total, found = run.catalogue.across(saes, query, offset, limit, only)
     hits = [
         Hit(sae, run.catalogue.row(sae, index), run.label_text(sae, index), None)
-        for sae, index in found[offset : offset + limit]
+        for sae, index in found
     ]
-    return _hits(run, hits, len(found), offset)
+    return _hits(run, hits, total, offset)
 
 
 @router.post("/search/prompt")
@@ -164,6 +164,17 @@ def by_direction(run: Run, request: DirectionRequest) -> Hits:
     hits = [
         Hit(n.sae, run.catalogue.row(n.sae, n.index), run.label_text(n.sae, n.index), n.cosine)
         for n in near
+    ]
+    return _hits(run, hits, len(hits), 0)
+
+
+@router.get("/sae/{sae:path}/feature/{index}/elsewhere")
+def elsewhere(run: Run, sae: str, index: int) -> Hits:
+    """List the features of other Saes that write most nearly the same."""
+    near = run.catalogue.record(sae, index).elsewhere
+    hits = [
+        Hit(e.sae, run.catalogue.row(e.sae, e.index), run.label_text(e.sae, e.index), e.cosine)
+        for e in near
     ]
     return _hits(run, hits, len(hits), 0)
 

@@ -4,7 +4,7 @@ import { onWidth } from "./axes.js";
 import { bars } from "./charts.js";
 import { count, density, densityTick, number, percent } from "./numbers.js";
 import { data, element, remember } from "./page.js";
-import { foldedStrip, wholeStrip } from "./strip.js";
+import { foldedStrip, glyphs, wholeStrip } from "./strip.js";
 import { pin, unpin } from "./tip.js";
 import "./label.js";
 
@@ -222,8 +222,27 @@ function showRelated() {
   const tabs = document.querySelectorAll(".tabs input");
   const wanted = [...tabs].find((tab) => tab.value === query.get("near"));
   if (wanted) wanted.checked = true;
-  for (const tab of tabs) tab.onchange = () => remember({ near: tab.value === "decoder" ? null : tab.value });
+  if (wanted?.value === "elsewhere") nameElsewhere();
+  for (const tab of tabs) tab.onchange = () => openRelated(tab.value);
 }
+
+function openRelated(tab) {
+  remember({ near: tab === "decoder" ? null : tab });
+  if (tab === "elsewhere") nameElsewhere();
+}
+
+async function nameElsewhere() {
+  const cells = document.querySelectorAll(".near .says");
+  if (cells[0].hasChildNodes()) return;
+  try {
+    const { hits, pieces } = await ask(`/api/sae/${sae.sae}/feature/${feature.index}/elsewhere`);
+    hits.forEach(({ label, row }, n) => cells[n].append(...(label ? [label] : row.peak_tokens.slice(0, 3).map((id) => pieceElement(pieces[id])))));
+  } catch (error) {
+    sayFailure(cells[0], error, nameElsewhere);
+  }
+}
+
+const pieceElement = (piece) => element("span", { className: "piece" }, glyphs(piece));
 
 document.getElementById("share").onclick = async (event) => {
   // Browsers offer the clipboard only over https and to this machine itself.
