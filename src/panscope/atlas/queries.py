@@ -158,6 +158,7 @@ class Catalogue:
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
         self._columns: dict[str, Columns] = {}
+        self._densities: dict[str, DensityHistogram] = {}
         self._places: dict[str, Place | None] = {}
         self._lock = RLock()  # a ParquetFile's reader keeps a position
 
@@ -177,6 +178,12 @@ class Catalogue:
             if sae not in self._columns:
                 self._columns[sae] = read_columns(self.atlas, self.contexts.tokens_at, sae)
             return self._columns[sae]
+
+    def densities(self, sae: str) -> DensityHistogram:
+        """How dense the features of a Sae are, counted on first use: every page shows it."""
+        if sae not in self._densities:
+            self._densities[sae] = density_histogram(self.columns(sae))
+        return self._densities[sae]
 
     def place(self, sae: str) -> Place:
         """Where the features of a Sae stand on its map, read on first use.

@@ -18,7 +18,6 @@ from panscope.atlas.queries import (
     FeaturePage,
     FeatureView,
     Query,
-    density_histogram,
     random_alive,
 )
 from panscope.atlas.records import FeatureRow
@@ -103,7 +102,7 @@ def features(
 @router.get("/sae/{sae:path}/densities", tags=["Sae"])
 def densities(run: Run, sae: str) -> DensityHistogram:
     """Count features by the log10 of their density."""
-    return density_histogram(run.catalogue.columns(sae))
+    return run.catalogue.densities(sae)
 
 
 @router.get("/sae/{sae:path}/map", tags=["Sae"], response_class=Response)

@@ -69,6 +69,7 @@ function numbers(window) {
 }
 
 async function find(offset = 0) {
+  cancel("find"); // also where what was typed cannot be asked: an older answer must not come after
   keep();
   document.getElementById("start").hidden = isAsked();
   if (!isAsked()) return clear();
