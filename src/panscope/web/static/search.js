@@ -122,7 +122,7 @@ function title({ total, hits, offset }) {
 }
 
 function pieces(ids, of) {
-  return ids.slice(0, 4).flatMap((id) => [element("span", { className: "piece" }, glyphs(of[id])), " "]);
+  return ids.slice(0, 3).flatMap((id) => [element("span", { className: "piece" }, glyphs(of[id])), " "]);
 }
 
 function rowElement({ sae, row, label, value: found }, of) {
@@ -133,11 +133,11 @@ function rowElement({ sae, row, label, value: found }, of) {
     element("td", { className: "mono" }, element("a", { href: `/sae/${sae}`, textContent: sae, tabIndex: -1 })),
     element("td", { className: "n" }, element("a", { href: `/sae/${sae}/${row.index}`, textContent: row.index, className: "to" })),
     number_(number(found), found, "n c-measure"),
-    number_(row.density ? density(row.density) : "dead", row.density),
-    number_(number(row.max), row.max),
     element("td", { className: "c-label", textContent: label || "–" }),
     element("td", {}, ...pieces(row.peak_tokens, of)),
     element("td", {}, ...pieces(row.top_tokens, of)),
+    number_(row.density ? density(row.density) : "dead", row.density),
+    number_(number(row.max), row.max),
   );
 }
 
