@@ -12,12 +12,13 @@ from threading import RLock
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from panscope.atlas.features import Atlas
 from panscope.atlas.records import Context, Feature, FeatureRow, SaeRecord
-from panscope.atlas.short import Columns, Ints, Place, flat, read_columns, read_place, read_row
+from panscope.atlas.short import Columns, Ints, Place, flat_list, read_columns, read_place, read_row
 from panscope.errors import Corrupt, Unsupported, nearest
 from panscope.files import checked
 
@@ -105,16 +106,18 @@ class FeatureView:
 
 
 class Contexts:
-    """The contexts that examples refer to, as flat arrays: a million tokens take 8 MB."""
+    """The contexts that examples refer to, as flat arrays in Arrow's memory: 8 bytes a token."""
 
     def __init__(self, atlas: Atlas) -> None:
         self._where = str(atlas.folder / "contexts.parquet")
         table = pq.read_table(checked(atlas.folder, atlas.manifest, "contexts.parquet"))
         table = table.combine_chunks()
         self._numbers = table["context"].to_numpy()
-        self._starts, self._tokens = flat(table["tokens"])
-        _, self._documents = flat(table["documents"])
+        self._starts, tokens = flat_list(table["tokens"])
+        _, documents = flat_list(table["documents"])
+        self._tokens, self._documents = tokens.to_numpy(), documents.to_numpy()
         self._kinds = table["kind"]
+        pa.default_memory_pool().release_unused()  # the pieces that were combined
 
     @cached_property
     def longest(self) -> int:
@@ -128,8 +131,8 @@ class Contexts:
 
     def tokens_at(self, numbers: Ints, positions: Ints) -> Ints:
         """Token ids at positions of contexts."""
-        tokens: Ints = self._tokens[self._starts[self._rows(numbers)] + positions]
-        return tokens
+        tokens = self._tokens[self._starts[self._rows(numbers)] + positions]
+        return np.asarray(tokens, np.int64)
 
     def get(self, number: int) -> Context:
         """One context by its number."""

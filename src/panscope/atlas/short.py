@@ -61,7 +61,7 @@ def read_row(atlas: Atlas, tokens_at: TokensAt, sae: str, index: int) -> Feature
 
 def _columns(table: pa.Table, tokens_at: TokensAt) -> Columns:
     table = table.combine_chunks()
-    starts, examples = _flat_list(table["examples"])
+    starts, examples = flat_list(table["examples"])
     band, context, peak = (examples.field(n).to_numpy().astype(np.int64) for n in _LEAVES)
     strongest = band == -1
     rows = np.repeat(np.arange(len(starts) - 1), np.diff(starts))[strongest]
@@ -70,7 +70,7 @@ def _columns(table: pa.Table, tokens_at: TokensAt) -> Columns:
         density=table["density"].to_numpy().copy(),
         max=table["max"].to_numpy().copy(),
         mean=table["mean"].to_numpy().copy(),
-        top_tokens=_padded(*flat(table["top_tokens"])),
+        top_tokens=_padded(*_flat(table["top_tokens"])),
         peak_tokens=_peak_tokens(rows, tokens, len(starts) - 1),
     )
 
@@ -83,15 +83,16 @@ def read_place(atlas: Atlas, sae: str) -> Place | None:
     return np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
 
 
-def flat(column: pa.ChunkedArray) -> tuple[Ints, Ints]:
-    """Return offsets and numbers of a list column that was combined into one chunk."""
-    starts, values = _flat_list(column)
-    return starts, values.to_numpy().astype(np.int64)
-
-
-def _flat_list(column: pa.ChunkedArray) -> tuple[Ints, Any]:
+def flat_list(column: pa.ChunkedArray) -> tuple[Ints, Any]:
+    """Return offsets and Arrow's values of a list column that was combined into one chunk."""
     lists = column.chunk(0) if column.num_chunks else pa.array([], column.type)
     return lists.offsets.to_numpy().astype(np.int64), lists.values
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[Ints, Ints]:
+    """Return offsets and numbers of such a column."""
+    starts, values = flat_list(column)
+    return starts, values.to_numpy().astype(np.int64)
 
 
 def _peak_tokens(rows: Ints, tokens: Ints, n_rows: int) -> Tokens:

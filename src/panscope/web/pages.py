@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json
 
 from panscope.atlas.queries import Catalogue, random_alive
 from panscope.errors import NotFound, nearest
@@ -34,9 +34,17 @@ SEARCHES = {
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 
 
-def plain(value: Any) -> Any:
-    """A record as plain values, for scripts to read; ten times as fast as dataclasses.asdict."""
-    return to_jsonable_python(value)
+def plain(record: Any) -> dict[str, Any]:
+    """A record's fields by name; records inside it are left to `as_json`.
+
+    (dataclasses.asdict copies each number: 12 ms for a feature, of which a page may take 15.)
+    """
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
+def as_json(value: Any, **_: Any) -> str:
+    """Write records and plain values as JSON for a page's scripts; what JSON lacks becomes null."""
+    return to_json(value, inf_nan_mode="null").decode()
 
 
 def points(saes: Iterable[SaeView]) -> list[dict[str, Any]]:
@@ -57,6 +65,7 @@ templates.env.filters |= {
     "points": points,
     "visible": visible,
 }
+templates.env.policies["json.dumps_function"] = as_json
 templates.env.trim_blocks = templates.env.lstrip_blocks = True
 
 

@@ -20,9 +20,11 @@ async function keepLabel(event) {
   }
 }
 
-if (form && authorisation().authorization) {
+async function offerForm() {
   form.elements.author.value = localStorage.getItem(KEY) ?? "";
   form.addEventListener("submit", keepLabel);
   const { accepted } = await ask("/api/writing");
   form.hidden = !accepted;
 }
+
+if (form && authorisation().authorization) offerForm();

@@ -2,6 +2,7 @@
 //
 // Pointing finds the nearest feature and puts a link over it; dragging chooses a box, which the list
 // beside it then keeps to. For the keyboard and the screen reader the list is the way.
+import { address } from "./address.js";
 import { ask } from "./ask.js";
 import { onWidth } from "./axes.js";
 import { count, density, number } from "./numbers.js";
@@ -40,7 +41,7 @@ export async function drawMap(host, sae, onBox) {
 
 // Three columns of float32, one after another: x, y, and log10 of the density.
 async function read(path) {
-  const answer = await fetch(path);
+  const answer = await fetch(address(path));
   if (!answer.ok) throw new Error((await answer.json()).error.message);
   const all = new Float32Array(await answer.arrayBuffer());
   const n = all.length / 3;
@@ -170,7 +171,7 @@ function pointAt(map, index) {
   clearTimeout(map.resting);
   map.dot.hidden = index === null;
   if (index === null) return;
-  map.dot.href = `/sae/${map.sae}/${index}`;
+  map.dot.href = address(`/sae/${map.sae}/${index}`);
   map.dot.textContent = `Feature ${index}`;
   map.dot.style.transform = `translate(${map.left[index] - 6}px, ${map.top[index] - 6}px)`;
   say(map, index, "");

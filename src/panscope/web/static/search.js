@@ -2,6 +2,7 @@
 //
 // What was asked stands in the address under the names of the form's fields; `tokens` are the chosen
 // places of a text.
+import { address } from "./address.js";
 import { ask, cancel, sayFailure } from "./ask.js";
 import { count, density, number } from "./numbers.js";
 import { element, remember } from "./page.js";
@@ -130,8 +131,8 @@ function rowElement({ sae, row, label, value: found }, of) {
   return element(
     "tr",
     {},
-    element("td", { className: "mono" }, element("a", { href: `/sae/${sae}`, textContent: sae, tabIndex: -1 })),
-    element("td", { className: "n" }, element("a", { href: `/sae/${sae}/${row.index}`, textContent: row.index, className: "to" })),
+    element("td", { className: "mono" }, element("a", { href: address(`/sae/${sae}`), textContent: sae, tabIndex: -1 })),
+    element("td", { className: "n" }, element("a", { href: address(`/sae/${sae}/${row.index}`), textContent: row.index, className: "to" })),
     number_(number(found), found, "n c-measure"),
     element("td", { className: "c-label", textContent: label || "–" }),
     element("td", {}, ...pieces(row.peak_tokens, of)),
