@@ -394,7 +394,7 @@ def test_docs_keys_and_theme(tab: Tab) -> None:
     page = tab.page
     page.goto("/docs")
     page.locator(".route").first.wait_for()
-    assert page.locator(".route").count() == 25
+    assert page.locator(".route").count() == 27
     check(page)
     page.keyboard.press("/")
     page.keyboard.type("densities")
