@@ -186,6 +186,11 @@ def test_two_texts_differ_along_their_mean_difference(model: load.Model, live: L
     for found in near:
         if found.sae == SAES[2]:
             assert found.cosine == pytest.approx(float(of_last[found.index]), abs=1e-5)
-    for wrong, said in (("resid_pots.1", "did you mean"), ("resid_post.*", "means several sites")):
+    refused = {
+        "resid_pots.1": "did you mean",
+        "resid_post.*": "means several sites",
+        "q.0": "has no direction",
+    }
+    for wrong, said in refused.items():
         with pytest.raises((ConfigError, NotFound), match=said):
             live.nearest_to_difference(*texts, wrong, SAES, 5)

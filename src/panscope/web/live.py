@@ -19,7 +19,7 @@ from panscope.errors import ConfigError, Unsupported
 from panscope.model import load, tap
 from panscope.sae.sae import Sae
 from panscope.sae.suite import Suite
-from panscope.sites import Site
+from panscope.sites import VECTOR_KINDS, Site
 from panscope.stages.describe.directions import space
 from panscope.web.readings import Activations, Microscope, Near, SaeReading, Seen
 
@@ -83,6 +83,9 @@ class Live:
         (where, *more) = self._model.sites([site])
         if more:
             raise ConfigError(f"site {site}", "means several sites", f"name one, such as {where}")
+        if where.kind not in VECTOR_KINDS:
+            do = "name a site with one vector for each token"
+            raise ConfigError(f"site {site}", "has no direction to compare", do)
         with self._lock, torch.inference_mode():
             means = [self._mean(self._encode(t)[0], where) for t in (text, without)]
             return tuple(self._nearest(means[0] - means[1], (where,), saes, limit))
