@@ -4,7 +4,7 @@
     train      one fixes the banks · every worker its banks · one makes them a suite; or, with the
                latents of each Sae split, all together
     evaluate   one
-    describe   one
+    describe   every worker its part of the text · every worker its Saes · one seals the atlas
 
 A job resumes what an earlier life of it left, as the verb itself does, so a lost worker's job is
 given to another and nothing that is sealed is done twice.
@@ -24,7 +24,7 @@ from panscope.launch import Launch, Recipe, sinks
 from panscope.relay import Relay, to_relay
 
 Verb = Literal["harvest", "train", "evaluate", "describe"]
-Act = Literal["whole", "begin", "share", "seal", "together"]
+Act = Literal["whole", "begin", "share", "tell", "seal", "together"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,9 @@ def phases(verb: Verb, n_workers: int, splits_latents: bool = False) -> list[lis
             return [shares, [Job(verb, "seal", first)]]
         case "train" if n_workers > 1:
             return [[Job(verb, "begin", first)], shares, [Job(verb, "seal", first)]]
+        case "describe" if n_workers > 1:
+            tell = [Job(verb, "tell", job.share) for job in shares]
+            return [shares, tell, [Job(verb, "seal", first)]]
         case _:
             return [[Job(verb)]]
 
@@ -75,6 +78,12 @@ def do(job: Job, launch: Launch) -> None:
             launch.train()
         case "evaluate", _:
             launch.evaluate()
+        case "describe", "share":
+            launch.read_firings(job.share)
+        case "describe", "tell":
+            launch.tell_features(job.share)
+        case "describe", "seal":
+            launch.seal_atlas()
         case "describe", _:
             launch.describe()
 

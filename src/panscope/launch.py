@@ -33,6 +33,7 @@ from panscope.sinks import to_tensorboard, to_wandb
 from panscope.sites import Site
 from panscope.stages import describe, evaluate, harvest, train
 from panscope.stages.describe import Config as DescribeConfig
+from panscope.stages.describe import Work as Description
 from panscope.stages.evaluate import Config as EvaluateConfig
 from panscope.stages.harvest import Config as HarvestConfig
 from panscope.stages.harvest import RowsFrom
@@ -228,16 +229,36 @@ class Launch:
 
     def describe(self) -> files.Manifest:
         """Describe every feature of `suite/` into `atlas/`."""
-        stage = self.recipe.describe
-        suite = self._suite("describe")
-        about = {
-            "model": anywhere(self.recipe.model).model_dump(mode="json"),
-            "text": self.recipe.text.model_dump(mode="json"),
-        }
-        batches = self._rows("train", stage.batch_rows, 0)
-        inputs = {**self.inputs, "suite": suite.manifest.digest}
-        into = self.out / "atlas"
-        return describe.run(stage, self.model, suite, batches, inputs, about, into, self.emit)
+        return describe.run(self._description)
+
+    def read_firings(self, share: Share) -> None:
+        """Log what fires in a share of the text."""
+        describe.read(self._description, share)
+
+    def tell_features(self, share: Share) -> None:
+        """Make the features of a share of the Saes from the log."""
+        describe.tell(self._description, share)
+
+    def seal_atlas(self) -> files.Manifest:
+        """Make an atlas of the features of all shares."""
+        return describe.seal(self._description)
+
+    @cached_property
+    def _description(self) -> Description:
+        stage, suite = self.recipe.describe, self._suite("describe")
+        return Description(
+            config=stage,
+            model=self.model,
+            suite=suite,
+            rows_from=lambda row: self._rows("train", stage.batch_rows, row),
+            inputs={**self.inputs, "suite": suite.manifest.digest},
+            about={
+                "model": anywhere(self.recipe.model).model_dump(mode="json"),
+                "text": self.recipe.text.model_dump(mode="json"),
+            },
+            out=self.out / "atlas",
+            emit=self.emit,
+        )
 
     def _suite(self, stage: str) -> Suite:
         """Open the suite; refuse one of another model, warn of another text."""

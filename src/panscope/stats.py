@@ -5,7 +5,7 @@ counts in int64 (float32 would stop counting at 2^24).
 """
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -144,78 +144,75 @@ class LogHistogram:
 
 @dataclass(slots=True)
 class TopK:
-    """For each key the k entries of highest score, with where they came from; ties break by origin.
+    """For each key the k entries of highest score, at most one of a group; ties break by origin.
 
-    Scores are positive float32. `origins` are non-negative integers that name an entry; where fewer
-    than k were seen the origin is -1 and the score 0. The k slots of a key are in no order: an
-    entry stays in its slot until a better one takes it, so that payloads beside it need not move.
+    Scores are positive float32. `origins` (int64) name entries, ascending in time; `groups` (int32)
+    say what must not stand twice. Entries are in order, best first; where fewer than k were seen
+    the origin and the group are -1 and the score 0.
     """
 
     scores: Float[Tensor, "keys k"]
     origins: Int[Tensor, "keys k"]
-    lowest: Float[Tensor, " keys"]
-    """The score that an entry must exceed."""
+    groups: Int[Tensor, "keys k"]
 
     @classmethod
     def zero(cls, n_keys: int, k: int) -> Self:
         """Start with nothing seen."""
         origins = torch.full((n_keys, k), -1, dtype=torch.int64)
-        return cls(torch.zeros(n_keys, k), origins, torch.zeros(n_keys))
-
-    def entering(self, keys: Int[Tensor, " n"], scores: Float[Tensor, " n"]) -> Int[Tensor, " j"]:
-        """Return which entries exceed the lowest of their key, in order."""
-        return (scores > self.lowest.index_select(0, keys)).nonzero().squeeze(1)
+        return cls(torch.zeros(n_keys, k), origins, origins.int())
 
     def add_(
         self,
         keys: Int[Tensor, " n"],
         scores: Float[Tensor, " n"],
         origins: Int[Tensor, " n"],
-    ) -> "Moves":
+        groups: Int[Tensor, " n"],
+    ) -> None:
         """Take in entries; those that cannot enter are dropped before any sorting."""
+        entering = (scores > self.scores[:, -1][keys]).nonzero().squeeze(1)
+        touched, at = torch.unique(keys[entering], return_inverse=True)
         k = self.scores.shape[1]
-        entering = self.entering(keys, scores)
-        touched, entry_keys = torch.unique(keys[entering], return_inverse=True)
-        n_old = len(touched) * k
-        all_keys = torch.cat([torch.arange(len(touched)).repeat_interleave(k), entry_keys])
-        all_scores = torch.cat([self.scores[touched].flatten(), scores[entering]])
-        all_origins = torch.cat([self.origins[touched].flatten(), origins[entering]])
-        order, rank = _ranked(all_keys, all_scores, all_origins)
-        is_old, is_kept = order < n_old, rank < k
-        left, came = order[is_old & ~is_kept], order[~is_old & is_kept]  # key by key, as many
-        moves = Moves(touched[left // k], left % k, entering[came - n_old])
-        self.scores[moves.keys, moves.slots] = all_scores[came]
-        self.origins[moves.keys, moves.slots] = all_origins[came]
-        self.lowest[touched] = self.scores[touched].amin(1)
-        return moves
+        old = self.origins[touched] >= 0
+        all_keys = torch.cat([old.nonzero()[:, 0], at])
+        all_scores = torch.cat([self.scores[touched][old], scores[entering]])
+        all_origins = torch.cat([self.origins[touched][old], origins[entering]])
+        all_groups = torch.cat([self.groups[touched][old], groups[entering].int()])
+        order = _ranked(all_keys, all_scores, all_origins)
+        order = order[_first_of_each(all_keys[order], all_groups[order])]
+        sorted_keys = all_keys[order]
+        rank = torch.arange(len(order)) - torch.searchsorted(sorted_keys, sorted_keys)
+        order, sorted_keys, rank = (part[rank < k] for part in (order, sorted_keys, rank))
+        for mine, empty, values in (
+            (self.scores, 0, all_scores),
+            (self.origins, -1, all_origins),
+            (self.groups, -1, all_groups),
+        ):
+            mine[touched] = empty
+            mine[touched[sorted_keys], rank] = values[order]
 
     def merge(self, other: Self) -> Self:
         """Return the best k of both."""
-        merged = type(self)(self.scores.clone(), self.origins.clone(), self.lowest.clone())
+        merged = type(self)(self.scores.clone(), self.origins.clone(), self.groups.clone())
         keys, slots = (other.origins >= 0).nonzero(as_tuple=True)
-        merged.add_(keys, other.scores[keys, slots], other.origins[keys, slots])
+        entries = (other.scores, other.origins, other.groups)
+        merged.add_(keys, *(part[keys, slots] for part in entries))
         return merged
 
 
-class Moves(NamedTuple):
-    """Which slots an addition filled anew, for payloads kept beside.
-
-    The slot of the key now holds the entry `sources[i]` of the added batch.
-    """
-
-    keys: Int[Tensor, " moved"]
-    slots: Int[Tensor, " moved"]
-    sources: Int[Tensor, " moved"]
-
-
-def _ranked(keys: Tensor, scores: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
-    """Order entries by key, then best first; return also the rank of each within its key.
+def _ranked(keys: Tensor, scores: Tensor, origins: Tensor) -> Tensor:
+    """Order entries by key, then best first, then by origin.
 
     Key and score are sorted as one integer: the bits of non-negative floats are in their order.
     """
     falling = 0x7FFFFFFF - scores.view(torch.int32).long()
     order = torch.argsort(origins)
-    order = order[torch.argsort((keys << 32 | falling)[order], stable=True)]
-    sorted_keys = keys[order]
-    first = torch.searchsorted(sorted_keys, sorted_keys)
-    return order, torch.arange(len(order)) - first
+    return order[torch.argsort((keys << 32 | falling)[order], stable=True)]
+
+
+def _first_of_each(keys: Tensor, groups: Tensor) -> Tensor:
+    """Return, in order, where each pair of key and group stands for the first time."""
+    pairs = keys << 32 | groups
+    by_pair = torch.argsort(pairs, stable=True)
+    is_first = torch.ones_like(pairs, dtype=torch.bool)
+    is_first[1:] = pairs[by_pair][1:] != pairs[by_pair][:-1]
+    return by_pair[is_first].sort().values

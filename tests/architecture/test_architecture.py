@@ -19,6 +19,7 @@ DOORS = {
     "tokenizers": ("model/",),
     "datasets": ("model/",),
     "pyarrow": ("atlas/",),
+    "sqlite3": ("atlas/",),
     "fastapi": ("web/",),
     "uvicorn": ("web/",),
     "click": ("cli.py",),

@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 from panscope.atlas.columns import (
     BandColumns,
     Best,
+    CompanionColumns,
+    ElsewhereColumns,
     ExampleColumns,
     FeatureColumns,
     write_columns,
 )
 from panscope.atlas.features import features_file, write_features
-from panscope.atlas.records import Band, Example, Feature
+from panscope.atlas.records import Band, Elsewhere, Example, Feature
 
 FEATURES = [
     Feature(
@@ -31,11 +33,25 @@ FEATURES = [
         neighbour_cosines=(0.5,),
         bands=(Band(0.75, 1.5, 0.25), Band(0.0, 0.75, 0.75)),
         examples=(Example(-1, 7, 2, (1, 2), (0.5, 1.25)), Example(1, 9, 0, (0,), (0.5,))),
+        std=0.25,
+        companions=(2, 1),
+        companion_jaccards=(0.5, 0.25),
+        companion_correlations=(0.75, -0.5),
+        encoder_neighbours=(2,),
+        encoder_neighbour_cosines=(0.5,),
+        elsewhere=(Elsewhere("a/other", 5, 0.75), Elsewhere("a/rows", 0, 0.5)),
+        kind_counts=(3, 1),
+        logit_histogram=(0, 5),
+        x=0.5,
+        y=0.25,
     ),
     Feature(1, 0, 0.0, 0.0, 0.0, (0, 0, 0), (3, 0), (1.0, 0.5), (2, 1), (-1.0, -0.5), (0,), (0.5,)
-        , (), ()),
+        , (), (), 0.0, (), (), (), (2,), (0.25,), (Elsewhere("a/rows", 1, 0.5),
+        Elsewhere("a/rows", 2, 0.25)), (0, 0), (4, 1), 0.0, 1.0),
     Feature(2, 1, 1e-9, 0.5, 0.5, (1, 0, 0), (3, 0), (1.0, 0.5), (2, 1), (-1.0, -0.5), (0,), (0.25,)
-        , (Band(0.0, 0.75, 1.0),), (Example(0, 3, 5, (5, 6, 8), (0.5, 0.25, 0.125)),)),
+        , (Band(0.0, 0.75, 1.0),), (Example(0, 3, 5, (5, 6, 8), (0.5, 0.25, 0.125)),), 0.0, (0,),
+        (0.5,), (0.75,), (0,), (0.5,), (Elsewhere("a/rows", 1, 0.5),
+        Elsewhere("a/other", 2, 0.25)), (1, 0), (2, 3), -1.5, 2.0),
 ]  # fmt: skip
 
 COLUMNS = FeatureColumns(
@@ -43,7 +59,26 @@ COLUMNS = FeatureColumns(
     density=np.array([4 / 1e9, 0, 1e-9]),
     max=np.array([1.25, 0, 0.5], dtype=np.float32),
     mean=np.array([0.875, 0, 0.5]),
+    std=np.array([0.25, 0.0, 0.0]),
+    x=np.array([0.5, 0.0, -1.5]),
+    y=np.array([0.25, 1.0, 2.0]),
     histogram=np.array([[3, 0, 1], [0, 0, 0], [1, 0, 0]]),
+    kind_counts=np.array([[3, 1], [0, 0], [1, 0]]),
+    logit_histogram=np.array([[0, 5], [4, 1], [2, 3]]),
+    encoder_near=Best(np.array([[2], [2], [0]]), np.array([[0.5], [0.25], [0.5]])),
+    elsewhere=ElsewhereColumns(
+        names=("a/other", "a/rows"),
+        saes=np.array([[0, 1], [1, 1], [1, 0]]),
+        near=Best(
+            np.array([[5, 0], [1, 2], [1, 2]]), np.array([[0.75, 0.5], [0.5, 0.25], [0.5, 0.25]])
+        ),
+    ),
+    companions=CompanionColumns(
+        counts=np.array([2, 0, 1]),
+        ids=np.array([2, 1, 0]),
+        jaccards=np.array([0.5, 0.25, 0.5]),
+        correlations=np.array([0.75, -0.5, 0.75]),
+    ),
     top=Best(np.array([[2, 1], [3, 0], [3, 0]]), np.array([[1.5, 0.5], [1.0, 0.5], [1.0, 0.5]])),
     bottom=Best(
         np.array([[0, 4], [2, 1], [2, 1]]), np.array([[-2.0, -1.0], [-1.0, -0.5], [-1.0, -0.5]])

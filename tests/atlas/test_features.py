@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from panscope.atlas.features import (
+    FEATURE_SCHEMA,
     ROWS_PER_GROUP,
     Atlas,
     features_file,
@@ -65,6 +66,20 @@ def test_what_is_written_is_read(written: Path) -> None:
     assert atlas.pieces == ["<bos>", " a", "\n"]
     assert atlas.saes == {SAE: RECORD}
     assert atlas.manifest.inputs == {"suite": "ab"}
+
+
+def test_an_atlas_of_an_earlier_version_is_read(written: Path) -> None:
+    """One without the later columns and the later facts of its Saes."""
+    path = written / features_file(SAE)
+    later = set(FEATURE_SCHEMA.names[FEATURE_SCHEMA.get_field_index("std") :])
+    table = pq.read_table(path).drop_columns(sorted(later))
+    pq.write_table(table, path, row_group_size=ROWS_PER_GROUP)
+    record = {n: getattr(RECORD, n) for n in SaeRecord.__slots__ if n != "logit_bin_edges"}
+    seal(written, "atlas", {"tokens": 9}, {"suite": "ab"}, {"saes": [record]})
+    atlas = Atlas(written)
+    assert [atlas.feature(SAE, n) for n in range(130)] == features()
+    assert len(later) == 11
+    assert atlas.sae(SAE).logit_bin_edges == ()
 
 
 def test_columns_are_whole(written: Path) -> None:

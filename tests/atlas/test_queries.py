@@ -2,22 +2,23 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.web.fixture_run import PIECES
 
-from panscope.atlas.features import Atlas, write_contexts
+from panscope.atlas.features import Atlas, features_file, write_contexts
 from panscope.atlas.queries import (
     Catalogue,
-    Columns,
     Query,
     density_histogram,
     random_alive,
     step,
 )
 from panscope.atlas.records import Feature
-from panscope.errors import Corrupt
+from panscope.atlas.short import Columns
+from panscope.errors import Corrupt, Unsupported
 from panscope.files import seal
 
 SAE = "resid_post.0/w64_l0_30_s0"
@@ -75,6 +76,51 @@ def test_pages_are_windows(catalogue: Catalogue, query: Query, offset: int, limi
     assert [row.index for row in page.rows] == found[offset : offset + limit]
 
 
+@settings(max_examples=30, deadline=None)
+@given(query=queries, offset=st.integers(0, 200), limit=st.integers(1, 70))
+def test_across_saes_is_their_features_in_one_order(
+    catalogue: Catalogue, query: Query, offset: int, limit: int
+) -> None:
+    saes = list(catalogue.atlas.saes)
+    hits = [(sae, index) for sae in saes for index in catalogue.select(sae, query).tolist()]
+    if query.sort != "index":
+        sign = -1 if query.descending else 1
+        hits.sort(key=lambda hit: sign * getattr(catalogue.columns(hit[0]), query.sort)[hit[1]])
+    total, window = catalogue.across(saes, query, offset, limit)
+    assert (total, window) == (len(hits), hits[offset : offset + limit])
+    even = {sae: range(0, 64, 2) for sae in saes}
+    _, kept = catalogue.across(saes, query, 0, 500, even)
+    assert kept == [hit for hit in hits if hit[1] % 2 == 0]
+
+
+def test_a_row_is_the_same_read_alone(atlas_folder: Path) -> None:
+    catalogue, alone = Catalogue(Atlas(atlas_folder)), Catalogue(Atlas(atlas_folder))
+    columns = catalogue.columns(SAE)
+    for index in (0, 5, 63):
+        assert alone.row(SAE, index) == columns.row(index) == catalogue.row(SAE, index)
+
+
+def test_a_box_on_the_map_holds_what_is_inside(catalogue: Catalogue) -> None:
+    place = catalogue.place(SAE)
+    assert place.shape == (64, 2)
+    query = Query(sort="index", alive=False, left=-1.0, right=0.5, bottom=0.0, descending=False)
+    inside = [n for n, (x, y) in enumerate(place.tolist()) if -1 <= x <= 0.5 and y >= 0]
+    assert catalogue.select(SAE, query).tolist() == inside
+    assert 0 < len(inside) < 64
+
+
+def test_an_atlas_without_maps_says_so(atlas_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(atlas_folder, tmp_path / "atlas"))
+    path = folder / features_file(SAE)
+    pq.write_table(pq.read_table(path).drop_columns(["x", "y"]), path, row_group_size=64)
+    seal(folder, "atlas", {}, {}, Atlas(folder).manifest.facts)
+    catalogue = Catalogue(Atlas(folder))
+    assert not catalogue.has_place(SAE)
+    assert catalogue.select(SAE, Query()).size > 0
+    with pytest.raises(Unsupported, match="has no map in this atlas; run describe again"):
+        catalogue.select(SAE, Query(left=0.0))
+
+
 def test_peak_tokens_are_those_of_the_strongest_contexts(catalogue: Catalogue) -> None:
     for index in (0, 5, 20):
         feature = catalogue.atlas.feature(SAE, index)
@@ -114,7 +160,7 @@ def test_a_missing_context_is_named(atlas_folder: Path, tmp_path: Path) -> None:
 
 def columns_of(densities: list[float]) -> Columns:
     zeros = np.zeros(len(densities), np.float32)
-    none = np.full((len(densities), 1), -1)
+    none = np.full((len(densities), 1), -1, np.int32)
     return Columns(np.array(densities), zeros, zeros, none, none)
 
 

@@ -1,5 +1,7 @@
-"""What every page must pass: nothing too wide, no faint text, no control without a name."""
+"""What every page must pass: not too wide, no faint text, no control without a name; and axe."""
 
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 WIDER = """() => [...document.querySelectorAll("body *")]
@@ -48,14 +50,29 @@ NAMELESS = """() => [...document.querySelectorAll("a, button, input, select, tex
     .map((e) => e.outerHTML.slice(0, 80))"""
 
 
+# axe's findings that bar someone from a page, by the rules of WCAG 2.2 AA and good practice.
+SERIOUS = """async () => (await axe.run(document, { resultTypes: ["violations"] })).violations
+    .filter((found) => ["serious", "critical"].includes(found.impact))
+    .map((found) => [found.id, found.help, ...found.nodes.slice(0, 3).map((node) => node.html)])"""
+
+
+@cache
+def axe() -> str:
+    """The script of axe-core, as a Python package carries it."""
+    return (files("axe_playwright_python") / "axe.min.js").read_text()
+
+
 def check(page: Any) -> None:
-    """Fail for a page that is too wide, too faint, or has a control without a name."""
+    """Fail for a page that is too wide, too faint, or bars someone by axe's rules."""
     page.wait_for_load_state("networkidle")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= page.viewport_size["width"], page.evaluate(WIDER)
     for fault in (WIDER, FAINT, NAMELESS):
         found = page.evaluate(fault)
         assert found == [], found
+    page.evaluate(axe())
+    found = page.evaluate(SERIOUS)
+    assert found == [], found
 
 
 def focus_is_visible(page: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from tests.web.fixture_run import FakeLive, build
+from tests.web.fixture_run import FakeLive, build, build_notes
 
 from panscope.web.app import create_app
 
@@ -21,6 +21,7 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
+TOKEN = "a-token-of-the-tests"
 SITES = [f"{kind}.{layer}" for layer in range(4) for kind in ("attn_z", "mlp_out", "resid_post")]
 L0S = (15, 30, 60)
 SAES = [f"{site}/w64_l0_{l0}_s0" for site in SITES for l0 in L0S]
@@ -30,7 +31,9 @@ SAES = [f"{site}/w64_l0_{l0}_s0" for site in SITES for l0 in L0S]
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server over a fixture run of 12 sites, in a thread."""
     run = build(tmp_path_factory.mktemp("runs") / "fixture", SITES, L0S)
-    config = uvicorn.Config(create_app(run, FakeLive(SAES)), port=0, log_level="error")
+    build_notes(run, SAES)
+    app = create_app(run, FakeLive(SAES), TOKEN)
+    config = uvicorn.Config(app, port=0, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -59,7 +62,11 @@ class Tab:
 
     page: Any
     said: list[str]
-    is_phone: bool
+    kind: str
+
+    @property
+    def is_phone(self) -> bool:
+        return self.kind == "phone"
 
 
 @pytest.fixture(params=["light", "dark", "phone"])
@@ -72,7 +79,7 @@ def tab(request: pytest.FixtureRequest, chromium: Any, address: str) -> Iterator
         color_scheme="dark" if request.param == "dark" else "light",
         has_touch=is_phone,
     )
-    tab = Tab(context.new_page(), [], is_phone)
+    tab = Tab(context.new_page(), [], request.param)
     tab.page.set_default_timeout(30_000)
     tab.page.on(
         "console", lambda line: line.type in ("error", "warning") and tab.said.append(line.text)

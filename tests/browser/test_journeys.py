@@ -1,4 +1,4 @@
-"""Five journeys, each in light, in dark and on a phone; any word on the console is a failure."""
+"""Journeys, each in light, in dark and on a phone; any word on the console is a failure."""
 
 import json
 import os
@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 from tests.browser.audit import check, focus_is_visible
-from tests.browser.conftest import Tab
+from tests.browser.conftest import SAES, TOKEN, Tab
 from tests.web.fixture_run import HOSTILE, IDS, World
 
-from panscope.web import pages
+from panscope.web import numbers
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -49,7 +49,7 @@ def test_suite(tab: Tab) -> None:
     assert state(page)["y"] == "fvu"
     assert "FVU" in page.locator("#plot").inner_text()
     page.get_by_role("button", name="attn_z").click()
-    assert points.count() == 24
+    assert points.count() == 25
 
     page.get_by_role("columnheader", name="FVU").get_by_role("button").click()
     cells = page.locator("#saes tbody td:nth-child(5)").all()
@@ -183,6 +183,161 @@ def test_feature(tab: Tab) -> None:
     assert HOSTILE in page.locator("#examples").inner_text()
 
 
+def test_what_is_like_a_feature(tab: Tab) -> None:
+    page = tab.page
+    page.goto(f"/sae/{SAE}/0")
+    shown = page.locator(".near[data-near]:visible")
+    assert "cosine of decoder" in shown.inner_text()
+    page.get_by_label("Write alike").focus()
+    page.keyboard.press("ArrowRight")
+    assert "cosine of encoder" in shown.inner_text()
+    assert state(page) == {"near": "encoder"}
+    page.get_by_label("Fire together").check(force=True)
+    assert "Jaccard" in shown.inner_text()
+    page.get_by_label("In other Saes").check(force=True)
+    check(page)
+    page.reload()
+    link = shown.locator("td a").nth(1)
+    assert SAE not in link.get_attribute("href")
+    link.click()
+    page.wait_for_url("**/sae/attn_z.0/**")
+    page.goto(f"/sae/{SAE}/0")
+    assert "It fires most often in" in page.locator("#kinds-title").inner_text()
+    assert "root axis" in page.locator("#effects").inner_text()
+
+
+def test_labels(tab: Tab) -> None:
+    page = tab.page
+    page.goto(f"/sae/{SAES[-1]}/0")
+    assert page.locator("#label-title").inner_text() == "months, in English and French"
+    page.locator(".labels summary").click()
+    assert page.locator(".history > li").count() >= 2
+    assert "0.910" in page.locator(".scores").first.inner_text()
+    check(page)
+    assert not page.locator("#label").is_visible()
+
+    index = 20 + ["light", "dark", "phone"].index(tab.kind)
+    page.goto(f"/sae/{SAE}/{index}#token={TOKEN}")
+    assert page.locator("#label-title").inner_text() == "No label yet"
+    page.get_by_label("Your label").fill("something rare")
+    page.get_by_label("Your name").fill("Ada")
+    check(page)
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="something rare").wait_for()
+    page.goto(f"/search?text=rare&sae={SAE}")
+    page.locator("#hits tbody tr").first.wait_for()
+    assert "something rare" in page.locator("#hits").inner_text()
+
+
+def test_inside_another_page(tab: Tab) -> None:
+    page = tab.page
+    page.goto(f"/sae/{SAE}/0?embed=true&embedplots=false&embedtest=false")
+    expect(page.locator("#examples .t.peak").first).to_be_visible()
+    assert not page.locator("header.top").is_visible()
+    for part in (".side-column", "#test"):
+        assert page.locator(part).count() == 0
+    check(page)
+    page.goto(f"/sae/{SAE}/0?embed=true&embedactivations=false&defaulttesttext=In January")
+    page.locator("#test-result .t.peak").wait_for()
+    assert page.locator("#examples").count() == 0
+
+
+def test_map(tab: Tab) -> None:
+    page = tab.page
+    page.goto(f"/sae/{SAE}")
+    sheet = page.locator("#map canvas")
+    sheet.wait_for()
+    found = page.locator("#found")
+    expect(found).to_have_text("62 of 64")
+    sheet.scroll_into_view_if_needed()
+    box = sheet.bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    if tab.is_phone:
+        return  # a finger scrolls; the list is the way
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 90, middle[1] - 90, steps=4)
+    page.mouse.up()
+    expect(found).not_to_have_text("62 of 64")
+    said = found.inner_text()
+    assert 0 < int(said.split()[0]) < 62
+    assert re.fullmatch(r"(-?[\d.]+,){3}-?[\d.]+", state(page)["box"])
+    check(page)
+    page.reload()
+    expect(found).to_have_text(said)
+    page.get_by_role("button", name="Clear").click()
+    expect(found).to_have_text("62 of 64")
+    assert state(page) == {}
+
+    place = page.evaluate("[...document.querySelectorAll('.row a')].map((a) => a.href)[0]")
+    dot = page.locator("#map .dot")
+    for x in range(20, int(box["width"]), 9):
+        page.mouse.move(box["x"] + x, middle[1])
+        if dot.is_visible():
+            break
+    expect(page.locator("#tip")).to_contain_text("density")
+    expect(page.locator("#tip")).to_contain_text("fires most on")
+    wanted = dot.get_attribute("href")
+    dot.click()
+    page.wait_for_url(f"**{wanted}")
+    assert place
+
+
+def test_search(tab: Tab) -> None:
+    page = tab.page
+    rows = page.locator("#hits tbody tr")
+    title = page.locator("#results-title")
+    page.goto("/")
+    page.keyboard.press("g")
+    page.keyboard.press("f")
+    page.wait_for_url("**/search")
+    check(page)
+    page.keyboard.press("/")
+    page.keyboard.type("french months")
+    page.keyboard.press("Enter")
+    expect(title).to_contain_text("1 feature")
+    assert state(page) == {"text": "french months"}
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    assert focus_is_visible(page)
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/sae/{SAES[-1]}/0")
+
+    page.goto("/search?by=numbers")
+    expect(rows).to_have_count(50)
+    page.get_by_role("button", name="Show more").click()
+    expect(rows).to_have_count(100)
+    check(page)
+    page.get_by_label("Sites").fill("resid_post.*")
+    page.get_by_label("Density in per cent, from").fill("nine")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("“nine” is not a number")
+    page.get_by_label("Density in per cent, from").fill("9")
+    page.keyboard.press("Enter")
+    expect(title).to_contain_text("features")
+    expect(page.locator("#status")).to_be_hidden()
+    assert "mlp_out" not in page.locator("#hits").inner_text()
+
+    page.goto(f"/search?by=text&text={TEXT}")
+    expect(page.locator("#strip .t")).to_have_count(16)
+    everywhere = title.inner_text()
+    page.locator("#strip .t", has_text="January").click()
+    expect(title).not_to_have_text(everywhere)
+    assert state(page)["tokens"] == "7"
+    check(page)
+    page.reload()
+    expect(page.locator("#strip .t[aria-pressed=true]")).to_have_text("·January")
+    page.keyboard.press("Escape")
+    expect(title).to_have_text(everywhere)
+
+    page.goto(f"/search?by=direction&feature={SAE}/0")
+    expect(rows).to_have_count(100)
+    check(page)
+    page.get_by_label("Of a feature").fill("resid_post.1")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("A feature is written as")
+
+
 def test_microscope(tab: Tab) -> None:
     page = tab.page
     page.goto("/microscope")
@@ -239,7 +394,7 @@ def test_docs_keys_and_theme(tab: Tab) -> None:
     page = tab.page
     page.goto("/docs")
     page.locator(".route").first.wait_for()
-    assert page.locator(".route").count() == 11
+    assert page.locator(".route").count() == 27
     check(page)
     page.keyboard.press("/")
     page.keyboard.type("densities")
@@ -300,9 +455,9 @@ def test_numbers_are_written_alike_in_python_and_on_the_page(tab: Tab) -> None:
     }"""
     positive = [value for value in values if 0 <= value <= 1]
     shown = tab.page.evaluate(script, values)
-    assert [pair[0] for pair in shown] == [pages.number(value) for value in values]
+    assert [pair[0] for pair in shown] == [numbers.number(value) for value in values]
     shown = tab.page.evaluate(script, positive)
-    assert [pair[1] for pair in shown] == [pages.density(value) for value in positive]
+    assert [pair[1] for pair in shown] == [numbers.density(value) for value in positive]
 
 
 @pytest.mark.parametrize("tab", ["light"], indirect=True)

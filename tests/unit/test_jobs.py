@@ -39,6 +39,11 @@ def test_sealing_waits_for_all_shares():
         ["share", "share"],
         ["seal"],
     ]
+    assert [[job.act for job in jobs] for jobs in phases("describe", 2)] == [
+        ["share", "share"],
+        ["tell", "tell"],
+        ["seal"],
+    ]
     assert phases("evaluate", 2) == [[Job("evaluate")]]
 
 

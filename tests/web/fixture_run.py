@@ -2,17 +2,20 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from panscope.atlas.features import write_contexts, write_features, write_pieces
-from panscope.atlas.records import Band, Context, Example, Feature, SaeRecord
+from panscope.atlas.labels import Label, Score
+from panscope.atlas.notes import Notes
+from panscope.atlas.records import Band, Context, Elsewhere, Example, Feature, SaeRecord
 from panscope.errors import ConfigError
 from panscope.files import seal
-from panscope.web.readings import Activations, Microscope, SaeReading, Seen
+from panscope.web.readings import Activations, Microscope, Near, SaeReading, Seen
 
 HOSTILE = "<script>alert(1)</script>"
 TEXTS = {
@@ -66,6 +69,8 @@ THEMES = (
     "on in under to by By sur sous",
 )
 N_PIECES_SHOWN, BINS, CONTEXT, SCALE = 8, 24, 64, 500
+SCORES = (Score("detection", 0.91, 0.52, 40, 1), Score("fuzzing", 0.84, 0.5, 40))
+LOGIT_EDGES = np.linspace(-6, 6, 25)
 SITES = ("attn_z.0", "mlp_out.1", "resid_post.1")
 
 
@@ -84,10 +89,11 @@ IDS = {piece: number for number, piece in enumerate(PIECES)}
 class World:
     """Which token makes which latent of a Sae fire, and how strongly: `strength[latent, token]`."""
 
-    def __init__(self, sae: str, width: int) -> None:
-        self.sae, self.width = sae, width
+    def __init__(self, sae: str, width: int, beside: Sequence[str] = ()) -> None:
+        self.sae, self.width, self.beside = sae, width, beside
         self.random = np.random.default_rng(sum(map(ord, sae)))
         self.gain = self.random.uniform(4, 30, width)
+        self.place = np.random.default_rng(width).normal(0, 1, (width, 2))
 
     @cached_property
     def strength(self) -> np.ndarray:
@@ -139,7 +145,7 @@ def feature(world: World, latent: int, values: np.ndarray, rows: Sequence[Contex
         world.random.normal(0, 1, len(PIECES)) + world.strength[latent] / world.gain[latent] * 4
     )
     order = np.argsort(-effect)
-    near = [int(n) for n in world.random.choice(world.width, 4, replace=False) if n != latent]
+    near, encoder, with_it = (_others(world, latent) for _ in range(3))
     return Feature(
         index=latent,
         count=fired.size * SCALE // (1 + 40 * (latent % 7 == 3)),
@@ -152,10 +158,43 @@ def feature(world: World, latent: int, values: np.ndarray, rows: Sequence[Contex
         bottom_tokens=tuple(order[::-1][:N_PIECES_SHOWN].tolist()),
         bottom_logits=tuple(effect[order[::-1][:N_PIECES_SHOWN]].tolist()),
         neighbours=tuple(near),
-        neighbour_cosines=tuple(np.sort(world.random.uniform(0.1, 0.8, len(near)))[::-1].tolist()),
+        neighbour_cosines=_falling(world, near),
         bands=bands,
         examples=tuple(_examples(values, bands)),
+        std=float(fired.std()) if fired.size else 0.0,
+        companions=with_it,
+        companion_jaccards=_falling(world, with_it),
+        companion_correlations=_falling(world, with_it),
+        encoder_neighbours=encoder,
+        encoder_neighbour_cosines=_falling(world, encoder),
+        elsewhere=tuple(_elsewhere(world, near)),
+        kind_counts=tuple(_kind_counts(values, rows).tolist()),
+        logit_histogram=tuple(np.histogram(np.clip(effect, -6, 6), LOGIT_EDGES)[0].tolist()),
+        x=float(world.place[latent, 0]),
+        y=float(world.place[latent, 1]),
     )
+
+
+def _others(world: World, latent: int) -> tuple[int, ...]:
+    drawn = world.random.choice(world.width, 4, replace=False).tolist()
+    return tuple(n for n in drawn if n != latent)
+
+
+def _falling(world: World, near: Sequence[int]) -> tuple[float, ...]:
+    return tuple(np.sort(world.random.uniform(0.1, 0.8, len(near)))[::-1].tolist())
+
+
+def _elsewhere(world: World, near: Sequence[int]) -> Iterator[Elsewhere]:
+    """Features of the other Saes at sites of the stream; the fixture's own names are known."""
+    others = [name for name in world.beside if name != world.sae]
+    for number, index in enumerate(near[: len(others)]):
+        yield Elsewhere(others[number], index, 0.9 - 0.2 * number)
+
+
+def _kind_counts(values: np.ndarray, rows: Sequence[Context]) -> np.ndarray:
+    fired = (values > 0).sum(axis=1) * SCALE
+    of_kind = np.array([list(TEXTS).index(row.kind) for row in rows])
+    return np.bincount(of_kind, fired, minlength=len(TEXTS)).astype(int)
 
 
 def _bands(fired: np.ndarray, top: float) -> tuple[Band, ...]:
@@ -193,11 +232,21 @@ def build(
     return run
 
 
+def build_notes(run: Path, names: Sequence[str]) -> None:
+    """Labels of the first features of each Sae: a machine's with scores, one a person's over it."""
+    with closing(Notes.open(run / "notes.sqlite")) as notes:
+        for name in names:
+            for latent, theme in enumerate(THEMES[:8]):
+                words = f"words such as {theme.split()[0]}"
+                notes.add(Label(name, latent, words, "rules", "rules", scores=SCORES))
+        notes.add(Label(names[-1], 0, "months, in English and French", "Ada"))
+
+
 def build_atlas(run: Path, names: Sequence[str], width: int) -> None:
     rows = contexts()
     records = []
     for name in names:
-        world = World(name, width)
+        world = World(name, width, names)
         values = np.stack([world.activations(np.array(row.tokens)) for row in rows], axis=1)
         features = [feature(world, n, values[n], rows) for n in range(width)]
         write_features(run / "atlas", name, features)
@@ -205,13 +254,19 @@ def build_atlas(run: Path, names: Sequence[str], width: int) -> None:
     write_contexts(run / "atlas", rows)
     write_pieces(run / "atlas", PIECES)
     model = {"name": "pocket", "dtype": "float32", "device": "cpu"}
-    seal(run / "atlas", "atlas", {}, {}, {"saes": records, "model": model})
+    kinds = [
+        {"kind": kind, "n_tokens": sum(row.kind == kind for row in rows) * CONTEXT * SCALE}
+        for kind in TEXTS
+    ]
+    seal(run / "atlas", "atlas", {}, {}, {"saes": records, "model": model, "kinds": kinds})
 
 
 def _record(name: str, width: int, features: Sequence[Feature]) -> dict[str, object]:
     alive = sum(feature.count > 0 for feature in features)
     edges = tuple(np.geomspace(0.1, 50, BINS + 1).tolist())
-    record = SaeRecord(name, name.split("/")[0], width, 1_280_000, alive, edges)
+    record = SaeRecord(
+        name, name.split("/")[0], width, 1_280_000, alive, edges, tuple(LOGIT_EDGES.tolist())
+    )
     return {field: getattr(record, field) for field in SaeRecord.__slots__}
 
 
@@ -274,6 +329,30 @@ class FakeLive:
         chosen = saes or list(self.worlds)
         readings = tuple(self._reading(name, np.array([0, *ids]), k) for name in chosen)
         return Microscope(tuple(PIECES[i] for i in ids), tuple(ids), readings, note)
+
+    def direction(self, sae: str, index: int) -> tuple[float, ...]:
+        return tuple(self.worlds[sae].strength[index].tolist())
+
+    def nearest_to_feature(
+        self, sae: str, index: int, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        near = self._nearest(self.worlds[sae].strength[index], saes)
+        return tuple(n for n in near if (n.sae, n.index) != (sae, index))[:limit]
+
+    def nearest_to_difference(
+        self, text: str, without: str, site: str, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        counts = [np.bincount(self._read(t)[0], minlength=len(PIECES)) for t in (text, without)]
+        return tuple(self._nearest(counts[0] - counts[1], saes)[:limit])
+
+    def _nearest(self, direction: np.ndarray, saes: Sequence[str]) -> list[Near]:
+        near = []
+        for name in saes:
+            table = self.worlds[name].strength
+            lengths = np.linalg.norm(table, axis=1) * np.linalg.norm(direction) + 1e-9
+            cosines = (table @ direction / lengths).tolist()
+            near += [Near(name, index, cosine) for index, cosine in enumerate(cosines)]
+        return sorted(near, key=lambda n: -n.cosine)
 
     def _reading(self, name: str, tokens: np.ndarray, k: int) -> SaeReading:
         values = self.worlds[name].activations(tokens)[:, 1:]

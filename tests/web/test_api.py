@@ -2,6 +2,7 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from tests.web.conftest import SAES
@@ -67,6 +68,15 @@ def test_one_feature_is_joined_to_contexts_and_pieces(client: TestClient) -> Non
     assert [row["index"] for row in view["neighbours"]] == view["feature"]["neighbours"]
 
 
+def test_a_map_is_three_columns_of_numbers(client: TestClient) -> None:
+    numbers = np.frombuffer(client.get(f"/api/sae/{SAE}/map").content, "<f4").reshape(3, 64)
+    for index in (0, 7):
+        feature = client.get(f"/api/sae/{SAE}/feature/{index}").json()["feature"]
+        place = [feature["x"], feature["y"], np.log10(feature["density"])]
+        assert numbers[:, index].tolist() == pytest.approx(place)
+    assert numbers[2, 5] == -np.inf
+
+
 def test_random_features_are_alive(client: TestClient) -> None:
     for _ in range(20):
         assert client.get(f"/api/sae/{SAE}/random").json()["density"] > 0
@@ -98,7 +108,7 @@ def test_live_test_and_microscope(client: TestClient) -> None:
 
 def test_openapi_describes_every_api_route(client: TestClient) -> None:
     spec = client.get("/openapi.json").json()
-    assert len(spec["paths"]) == 18
+    assert len(spec["paths"]) == 26
     assert all(path.startswith("/api/") for path in spec["paths"])
     for verbs in spec["paths"].values():
         for operation in verbs.values():

@@ -158,3 +158,39 @@ def test_without_a_suite_a_live_test_says_what_is_missing(real_run: Path, tmp_pa
     shutil.rmtree(run / "suite")
     with pytest.raises(NotFound, match="suite: no such folder"):
         Live(run / "suite", Catalogue(Atlas(run / "atlas")))
+
+
+def test_the_nearest_directions_are_those_of_the_same_space(live: Live) -> None:
+    """`attn_z` is a space of its own; what an MLP and a layer write is the residual stream."""
+    own, beside = (live._suite.load(name).w_dec for name in (SAES[1], SAES[2]))
+    near = live.nearest_to_feature(SAES[1], 7, SAES, 40)
+    assert {found.sae for found in near} == {SAES[1], SAES[2]}
+    assert (SAES[1], 7) not in [(found.sae, found.index) for found in near]
+    rows = torch.cat([own, beside])
+    cosines = torch.cosine_similarity(rows, own[7][None]).sort(descending=True).values[1:41]
+    assert [found.cosine for found in near] == pytest.approx(cosines.tolist(), abs=1e-6)
+    assert live.direction(SAES[1], 7) == pytest.approx(own[7].tolist())
+
+
+def test_two_texts_differ_along_their_mean_difference(model: load.Model, live: Live) -> None:
+    texts = ("The dog slept.", "In January it rained.")
+    site = Site.parse("resid_post.1")
+    means = [
+        tap.run(model, torch.tensor([model.encode(text)]), read={site}).values[site][0, 1:].mean(0)
+        for text in texts
+    ]
+    near = live.nearest_to_difference(*texts, "resid_post.1", SAES, 5)
+    w_dec = live._suite.load(SAES[2]).w_dec
+    of_last = torch.cosine_similarity(w_dec, (means[0] - means[1])[None])
+    assert max(found.cosine for found in near) >= float(of_last.max()) - 1e-5
+    for found in near:
+        if found.sae == SAES[2]:
+            assert found.cosine == pytest.approx(float(of_last[found.index]), abs=1e-5)
+    refused = {
+        "resid_pots.1": "did you mean",
+        "resid_post.*": "means several sites",
+        "q.0": "has no direction",
+    }
+    for wrong, said in refused.items():
+        with pytest.raises((ConfigError, NotFound), match=said):
+            live.nearest_to_difference(*texts, wrong, SAES, 5)

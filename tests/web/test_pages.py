@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from tests.web.conftest import SAES
 from tests.web.fixture_run import HOSTILE, IDS, World
 
-from panscope.web import pages
+from panscope.web import numbers, pages
 
 SAE = SAES[2]
 PATHS = ["/", f"/sae/{SAE}", f"/sae/{SAE}/0", "/microscope", "/docs", "/help"]
@@ -96,7 +96,7 @@ def test_random_goes_to_a_feature(client: TestClient) -> None:
     ],
 )
 def test_numbers_have_three_digits(value: float | None, shown: str) -> None:
-    assert pages.number(value) == shown
+    assert numbers.number(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -109,4 +109,4 @@ def test_numbers_have_three_digits(value: float | None, shown: str) -> None:
     ],
 )
 def test_rare_densities_are_one_in_so_many(value: float, shown: str) -> None:
-    assert pages.density(value) == shown
+    assert numbers.density(value) == shown

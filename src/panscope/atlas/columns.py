@@ -4,6 +4,7 @@ The rows are those of `records.Feature`. A suite has hundreds of thousands of ex
 they are written at the speed of Parquet, as objects at a tenth of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from panscope.atlas.features import FEATURE_SCHEMA, features_file, write_table
 
 Numbers = NDArray[Any]
+SINGLE = ("count", "density", "max", "mean", "std", "x", "y")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,25 @@ class ExampleColumns:
 
 
 @dataclass(frozen=True, slots=True)
+class CompanionColumns:
+    """The companions of all features, one after another; `counts` says how many each has."""
+
+    counts: Numbers
+    ids: Numbers
+    jaccards: Numbers
+    correlations: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class ElsewhereColumns:
+    """The nearest features in other Saes, each `saes` numbering one of `names`; (features, k)."""
+
+    names: Sequence[str]
+    saes: Numbers
+    near: Best
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureColumns:
     """The fields of `records.Feature`, for all features in index order."""
 
@@ -59,39 +80,77 @@ class FeatureColumns:
     density: Numbers
     max: Numbers
     mean: Numbers
+    std: Numbers
     histogram: Numbers
+    kind_counts: Numbers
     top: Best
     bottom: Best
+    logit_histogram: Numbers
     near: Best
+    encoder_near: Best
+    elsewhere: ElsewhereColumns
+    companions: CompanionColumns
+    x: Numbers
+    y: Numbers
     bands: BandColumns
     examples: ExampleColumns
 
 
 def write_columns(atlas: Path, sae: str, columns: FeatureColumns) -> None:
     """Write all of one Sae's features."""
-    by_name = _flat(columns) | {
-        "bands": _structs("bands", columns.bands.counts, _bands(columns.bands)),
-        "examples": _structs("examples", columns.examples.counts, _examples(columns.examples)),
-    }
+    by_name = (
+        _flat(columns)
+        | _companions(columns.companions)
+        | {
+            "elsewhere": _elsewhere(columns.elsewhere),
+            "bands": _structs("bands", columns.bands.counts, _bands(columns.bands)),
+            "examples": _structs("examples", columns.examples.counts, _examples(columns.examples)),
+        }
+    )
     arrays = [by_name[field.name] for field in FEATURE_SCHEMA]
     write_table(atlas / features_file(sae), pa.Table.from_arrays(arrays, schema=FEATURE_SCHEMA))
 
 
 def _flat(columns: FeatureColumns) -> dict[str, pa.Array]:
     """Return the columns of numbers and of lists of numbers."""
-    numbers = {name: getattr(columns, name) for name in ("count", "density", "max", "mean")}
+    numbers = {name: getattr(columns, name) for name in SINGLE}
     numbers["index"] = np.arange(len(columns.count))
     lists = {
         "histogram": columns.histogram,
+        "kind_counts": columns.kind_counts,
+        "logit_histogram": columns.logit_histogram,
         "top_tokens": columns.top.ids,
         "top_logits": columns.top.values,
         "bottom_tokens": columns.bottom.ids,
         "bottom_logits": columns.bottom.values,
         "neighbours": columns.near.ids,
         "neighbour_cosines": columns.near.values,
+        "encoder_neighbours": columns.encoder_near.ids,
+        "encoder_neighbour_cosines": columns.encoder_near.values,
     }
     plain = {name: _array(FEATURE_SCHEMA.field(name).type, v) for name, v in numbers.items()}
     return plain | {name: _even_lists(name, values) for name, values in lists.items()}
+
+
+def _companions(companions: CompanionColumns) -> dict[str, pa.Array]:
+    lists = {
+        "companions": companions.ids,
+        "companion_jaccards": companions.jaccards,
+        "companion_correlations": companions.correlations,
+    }
+    kinds = {name: FEATURE_SCHEMA.field(name).type for name in lists}
+    return {name: _lists(kinds[name], companions.counts, v) for name, v in lists.items()}
+
+
+def _elsewhere(elsewhere: ElsewhereColumns) -> pa.ListArray:
+    near = elsewhere.near
+    names = np.array([*elsewhere.names, ""], dtype=object)  # of a lone Sae there are none
+    fields = {
+        "sae": names[elsewhere.saes.reshape(-1)],
+        "index": near.ids.reshape(-1),
+        "cosine": near.values.reshape(-1),
+    }
+    return _structs("elsewhere", np.full(len(near.ids), near.ids.shape[1]), fields)
 
 
 def _bands(bands: BandColumns) -> dict[str, Numbers]:
@@ -132,4 +191,4 @@ def _offsets(counts: Numbers) -> pa.Array:
 
 
 def _array(kind: pa.DataType, numbers: Numbers) -> pa.Array:
-    return pa.array(numbers.astype(kind.to_pandas_dtype()))
+    return pa.array(numbers.astype(kind.to_pandas_dtype()), kind)

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from panscope.atlas.records import Band, Context, Example, Feature, SaeRecord
+from panscope.atlas.records import Band, Context, Elsewhere, Example, Feature, SaeRecord
 from panscope.errors import NotFound, nearest
 from panscope.files import Manifest, checked, read_manifest, replacing, write_json
 
@@ -27,7 +27,7 @@ ROWS_PER_GROUP = 64
 N_OPEN = 6  # files at a time
 FILES = ("features/*/*.parquet", "contexts.parquet", "pieces.json")
 
-_INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
+_INTS, _FLOATS, _COUNTS = (pa.list_(t) for t in (pa.int32(), pa.float32(), pa.int64()))
 _BAND = pa.struct([("low", pa.float32()), ("high", pa.float32()), ("share", pa.float32())])
 _EXAMPLE = pa.struct(
     [
@@ -38,6 +38,7 @@ _EXAMPLE = pa.struct(
         ("values", _FLOATS),
     ]
 )
+_ELSEWHERE = pa.struct([("sae", pa.string()), ("index", pa.int32()), ("cosine", pa.float32())])
 FEATURE_SCHEMA = pa.schema(
     [
         ("index", pa.int32()),
@@ -45,7 +46,7 @@ FEATURE_SCHEMA = pa.schema(
         ("density", pa.float64()),
         ("max", pa.float32()),
         ("mean", pa.float32()),
-        ("histogram", pa.list_(pa.int64())),
+        ("histogram", _COUNTS),
         ("top_tokens", _INTS),
         ("top_logits", _FLOATS),
         ("bottom_tokens", _INTS),
@@ -54,8 +55,24 @@ FEATURE_SCHEMA = pa.schema(
         ("neighbour_cosines", _FLOATS),
         ("bands", pa.list_(_BAND)),
         ("examples", pa.list_(_EXAMPLE)),
+        ("std", pa.float32()),
+        ("companions", _INTS),
+        ("companion_jaccards", _FLOATS),
+        ("companion_correlations", _FLOATS),
+        ("encoder_neighbours", _INTS),
+        ("encoder_neighbour_cosines", _FLOATS),
+        ("elsewhere", pa.list_(_ELSEWHERE)),
+        ("kind_counts", _COUNTS),
+        ("logit_histogram", _COUNTS),
+        ("x", pa.float32()),
+        ("y", pa.float32()),
     ]
 )
+_RECORDS: dict[str, type[Band | Example | Elsewhere]] = {
+    "bands": Band,
+    "examples": Example,
+    "elsewhere": Elsewhere,
+}
 CONTEXT_SCHEMA = pa.schema(
     [("context", pa.int32()), ("tokens", _INTS), ("documents", _INTS), ("kind", pa.string())]
 )
@@ -83,12 +100,12 @@ def write_pieces(atlas: Path, pieces: Sequence[str]) -> None:
 
 
 def _row(feature: Feature) -> dict[str, Any]:
-    """Lay a feature out as a row, its bands and examples as structs."""
-    bands, examples = map(_fields, feature.bands), map(_fields, feature.examples)
-    return {**_fields(feature), "bands": list(bands), "examples": list(examples)}
+    """Lay a feature out as a row, its bands, examples and likes as structs."""
+    structs = {name: list(map(_fields, getattr(feature, name))) for name in _RECORDS}
+    return {**_fields(feature), **structs}
 
 
-def _fields(record: Feature | Band | Example | Context) -> dict[str, Any]:
+def _fields(record: Feature | Band | Example | Elsewhere | Context) -> dict[str, Any]:
     """Return a record's fields as they are (dataclasses.asdict copies each number: 20 x slower)."""
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
@@ -116,7 +133,7 @@ class Atlas:
     def saes(self) -> dict[str, SaeRecord]:
         """The Saes of the atlas by id, in the order of a forward pass."""
         rows = self.manifest.facts["saes"]
-        return {r["sae"]: SaeRecord(**{**r, "bin_edges": tuple(r["bin_edges"])}) for r in rows}
+        return {row["sae"]: SaeRecord(**_tuples(row)) for row in rows}
 
     @cached_property
     def pieces(self) -> list[str]:
@@ -135,12 +152,26 @@ class Atlas:
         """Read whole columns of a Sae's features."""
         return self._parquet(features_file(self.sae(sae).sae)).read(columns=list(names))
 
-    def feature(self, sae: str, index: int) -> Feature:
-        """Read one feature; NotFound for an index outside the width."""
+    def rows_around(self, sae: str, index: int, *names: str) -> pa.Table:
+        """Read columns of the row group in which a feature is."""
+        self.check(sae, index)
+        group = index // ROWS_PER_GROUP
+        return self._parquet(features_file(sae)).read_row_group(group, columns=list(names))
+
+    def has_column(self, sae: str, name: str) -> bool:
+        """Whether a Sae's features have a column: older atlases have fewer."""
+        return name in self._parquet(features_file(self.sae(sae).sae)).schema_arrow.names
+
+    def check(self, sae: str, index: int) -> None:
+        """Raise NotFound for a Sae that is not here, or an index outside its width."""
         record = self.sae(sae)
         if not 0 <= index < record.width:
             found = f"no feature {index}"
             raise NotFound(f"Sae {sae}", found, f"give an index from 0 to {record.width - 1}")
+
+    def feature(self, sae: str, index: int) -> Feature:
+        """Read one feature; NotFound as from `check`."""
+        self.check(sae, index)
         group, offset = divmod(index, ROWS_PER_GROUP)
         # A group is small: to wait for a thread takes longer than to read it.
         table = self._parquet(features_file(sae)).read_row_group(group, use_threads=False)
@@ -183,9 +214,13 @@ def _marks(path: Path) -> tuple[int, ...]:
 
 
 def _feature(row: dict[str, Any]) -> Feature:
-    bands = tuple(Band(**band) for band in row.pop("bands"))
-    examples = tuple(Example(**_tuples(example)) for example in row.pop("examples"))
-    return Feature(**_tuples(row), bands=bands, examples=examples)
+    """Make a feature of a row, which in an atlas of an earlier version has fewer fields."""
+    structs = {
+        name: tuple(record(**_tuples(struct)) for struct in row[name] or ())
+        for name, record in _RECORDS.items()
+        if name in row
+    }
+    return Feature(**{**_tuples(row), **structs})
 
 
 def _context(row: dict[str, Any]) -> Context:

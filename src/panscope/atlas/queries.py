@@ -1,17 +1,15 @@
 """Questions a reader asks of an Atlas, answered from columns kept in memory.
 
-A Sae's short columns (density, max, mean, top and peak tokens) are read once and kept as arrays:
-65,536 features take about 5 MB, and sorting or filtering them takes milliseconds. Examples are
-long, so they are read from their row group when one feature is asked for.
+A Sae's short columns are read once (`short.py`); sorting or filtering 65,536 features then takes
+milliseconds. Examples are long: they are read from their row group when one feature is asked for.
 """
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,24 +18,37 @@ from numpy.typing import NDArray
 
 from panscope.atlas.features import Atlas
 from panscope.atlas.records import Context, Feature, FeatureRow, SaeRecord
-from panscope.errors import Corrupt, nearest
+from panscope.atlas.short import Columns, Ints, Place, flat_list, read_columns, read_place, read_row
+from panscope.errors import Corrupt, Unsupported, nearest
 from panscope.files import checked
 
-Ints = NDArray[np.int64]
 Sort = Literal["index", "density", "max", "mean"]
-N_PEAK_TOKENS = 5
 BIN_DECADES = 0.25  # width of a bin of the density histogram
+Hit = tuple[str, int]
+Only = Mapping[str, Sequence[int]] | None
+Corner = tuple[float | None, float | None]
+_NO_INDICES = np.array([], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which features to list and in what order; bounds are inclusive, ties go by index."""
+    """Which features to list and in what order; bounds are inclusive, ties go by index.
+
+    `low` and `high` bound the density, `max_low` and `max_high` the maximum; `left`, `right`,
+    `bottom` and `top` are the sides of a box on the Sae's map.
+    """
 
     sort: Sort = "density"
     descending: bool = True
     text: str = ""
     low: float = 0.0
     high: float = 1.0
+    max_low: float = 0.0
+    max_high: float | None = None
+    left: float | None = None
+    right: float | None = None
+    bottom: float | None = None
+    top: float | None = None
     alive: bool = True
 
 
@@ -65,41 +76,33 @@ class DensityHistogram:
 
 
 @dataclass(frozen=True, slots=True)
+class KindShare:
+    """How a feature fires on one kind of text: how often, and on which share of its tokens."""
+
+    kind: str
+    count: int
+    density: float
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureView:
     """One feature with what its numbers refer to: contexts, pieces, neighbours, next and previous.
 
-    `pieces` holds the text of every token id that occurs in the rest.
+    `pieces` holds the text of every token id that occurs in the rest. Features elsewhere are named
+    in `feature` alone: their rows are in other files. An atlas made before encoder neighbours,
+    companions or kinds were described has none of them.
     """
 
     sae: SaeRecord
     feature: Feature
     contexts: tuple[Context, ...]
     neighbours: tuple[FeatureRow, ...]
+    encoder_neighbours: tuple[FeatureRow, ...]
+    companions: tuple[FeatureRow, ...]
+    kinds: tuple[KindShare, ...]
     previous: int | None
     next: int | None
     pieces: dict[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The short columns of a Sae's features; token lists are padded with -1."""
-
-    density: NDArray[np.float64]
-    max: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    top_tokens: Ints
-    peak_tokens: Ints
-
-    def row(self, index: int) -> FeatureRow:
-        """One feature as a line of a table."""
-        return FeatureRow(
-            index=int(index),
-            density=float(self.density[index]),
-            max=float(self.max[index]),
-            mean=float(self.mean[index]),
-            top_tokens=tuple(t for t in self.top_tokens[index].tolist() if t >= 0),
-            peak_tokens=tuple(t for t in self.peak_tokens[index].tolist() if t >= 0),
-        )
 
 
 class Contexts:
@@ -110,8 +113,8 @@ class Contexts:
         table = pq.read_table(checked(atlas.folder, atlas.manifest, "contexts.parquet"))
         table = table.combine_chunks()
         self._numbers = table["context"].to_numpy()
-        self._starts, tokens = _flat_list(table["tokens"])
-        _, documents = _flat_list(table["documents"])
+        self._starts, tokens = flat_list(table["tokens"])
+        _, documents = flat_list(table["documents"])
         self._tokens, self._documents = tokens.to_numpy(), documents.to_numpy()
         self._kinds = table["kind"]
         pa.default_memory_pool().release_unused()  # the pieces that were combined
@@ -158,6 +161,8 @@ class Catalogue:
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
         self._columns: dict[str, Columns] = {}
+        self._densities: dict[str, DensityHistogram] = {}
+        self._places: dict[str, Place | None] = {}
         self._lock = RLock()  # a ParquetFile's reader keeps a position
 
     @cached_property
@@ -174,27 +179,82 @@ class Catalogue:
         """The short columns of a Sae, read on first use."""
         with self._lock:
             if sae not in self._columns:
-                self._columns[sae] = _read_columns(self.atlas, self.contexts, sae)
+                self._columns[sae] = read_columns(self.atlas, self.contexts.tokens_at, sae)
             return self._columns[sae]
+
+    def densities(self, sae: str) -> DensityHistogram:
+        """How dense the features of a Sae are, counted on first use: every page shows it."""
+        if sae not in self._densities:
+            self._densities[sae] = density_histogram(self.columns(sae))
+        return self._densities[sae]
+
+    def place(self, sae: str) -> Place:
+        """Where the features of a Sae stand on its map, read on first use.
+
+        Raises Unsupported for an atlas that was made without maps.
+        """
+        with self._lock:
+            if sae not in self._places:
+                self._places[sae] = read_place(self.atlas, sae)
+            place = self._places[sae]
+        if place is None:
+            raise Unsupported(f"Sae {sae}", "has no map in this atlas", "run describe again")
+        return place
+
+    def has_place(self, sae: str) -> bool:
+        """Whether the atlas has a map of a Sae."""
+        return self.atlas.has_column(sae, "x")
+
+    def check(self, sae: str, index: int) -> None:
+        """Raise NotFound, with what there is, for a Sae or a feature that is not in the atlas."""
+        self.atlas.check(sae, index)
+
+    def row(self, sae: str, index: int) -> FeatureRow:
+        """One feature as a line of a table; the rest of its Sae is not read for it."""
+        with self._lock:
+            if sae in self._columns:
+                return self._columns[sae].row(index)
+            return read_row(self.atlas, self.contexts.tokens_at, sae, index)
+
+    def record(self, sae: str, index: int) -> Feature:
+        """One feature as the atlas has it."""
+        with self._lock:
+            return self.atlas.feature(sae, index)
 
     def feature(self, sae: str, index: int) -> FeatureView:
         """One feature, its examples joined to contexts, tokens to their pieces."""
-        with self._lock:
-            feature = self.atlas.feature(sae, index)
+        feature = self.record(sae, index)
         columns = self.columns(sae)
         numbers = sorted({example.context for example in feature.examples})
         contexts = tuple(self.contexts.get(number) for number in numbers)
-        neighbours = tuple(columns.row(neighbour) for neighbour in feature.neighbours)
-        ids = set(_tokens_of(feature, contexts, neighbours))
+        near, reads, companions = (
+            tuple(map(columns.row, indices))
+            for indices in (feature.neighbours, feature.encoder_neighbours, feature.companions)
+        )
+        ids = set(_tokens_of(feature, contexts, (*near, *reads, *companions)))
         return FeatureView(
             sae=self.atlas.sae(sae),
             feature=feature,
             contexts=contexts,
-            neighbours=neighbours,
+            neighbours=near,
+            encoder_neighbours=reads,
+            companions=companions,
+            kinds=self._kinds(feature),
             previous=step(columns, index, -1),
             next=step(columns, index, 1),
             pieces=self.pieces(ids),
         )
+
+    def _kinds(self, feature: Feature) -> tuple[KindShare, ...]:
+        """The kinds of text, the one on which the feature fires most often first."""
+        read = self.atlas.manifest.facts.get("kinds", ())
+        counts = feature.kind_counts or (0,) * len(read)
+        shares = [
+            KindShare(kind["kind"], n, n / max(1, kind["n_tokens"]))
+            for kind, n in zip(read, counts, strict=True)
+            if feature.kind_counts
+        ]
+        return tuple(sorted(shares, key=lambda share: -share.density))
 
     def pieces(self, ids: Iterable[int]) -> dict[int, str]:
         """The text of token ids."""
@@ -203,12 +263,7 @@ class Catalogue:
     def select(self, sae: str, query: Query) -> Ints:
         """Indices of the features that answer a query, in its order."""
         columns = self.columns(sae)
-        keep = (columns.density >= query.low) & (columns.density <= query.high)
-        if query.alive:
-            keep &= columns.density > 0
-        if query.text:
-            keep &= self._mentions(columns, query.text)
-        found = np.flatnonzero(keep)
+        found = np.flatnonzero(self._keep(sae, columns, query))
         if query.sort == "index":
             return found[::-1] if query.descending else found
         keys = getattr(columns, query.sort)[found]
@@ -222,6 +277,50 @@ class Catalogue:
         hint = self._nearest_piece(columns, query.text) if query.text and not found.size else ""
         pieces = self.pieces(t for row in rows for t in row.top_tokens + row.peak_tokens)
         return FeaturePage(int(found.size), offset, rows, pieces, hint)
+
+    def across(
+        self, saes: Sequence[str], query: Query, offset: int, limit: int, only: Only = None
+    ) -> tuple[int, list[Hit]]:
+        """Count the features of several Saes that answer a query; list a window in its order.
+
+        Ties go by Sae and index. `only` are the features of each Sae that may be found at all.
+        """
+        found = [self.select(sae, query) for sae in saes]
+        if only is not None:
+            allowed = [np.array(only[sae], np.int64) for sae in saes]
+            found = [f[np.isin(f, a)] for f, a in zip(found, allowed, strict=True)]
+        of_sae = np.repeat(np.arange(len(saes)), [len(f) for f in found])
+        indices = np.concatenate([_NO_INDICES, *found])
+        order = self._order(saes, found, query)[offset : offset + limit]
+        window = zip(of_sae[order].tolist(), indices[order].tolist(), strict=True)
+        return len(indices), [(saes[place], index) for place, index in window]
+
+    def _order(self, saes: Sequence[str], found: Sequence[Ints], query: Query) -> Ints:
+        if query.sort == "index":
+            return np.arange(sum(map(len, found)))
+        columns = (getattr(self.columns(sae), query.sort) for sae in saes)
+        keys = np.concatenate([c[f] for c, f in zip(columns, found, strict=True)])
+        return np.argsort(-keys if query.descending else keys, kind="stable")
+
+    def _keep(self, sae: str, columns: Columns, query: Query) -> NDArray[np.bool_]:
+        keep = (columns.density >= query.low) & (columns.density <= query.high)
+        keep &= columns.max >= query.max_low
+        if query.max_high is not None:
+            keep &= columns.max <= query.max_high
+        if query.alive:
+            keep &= columns.density > 0
+        if query.text:
+            keep &= self._mentions(columns, query.text)
+        sides = (query.left, query.bottom), (query.right, query.top)
+        if any(side is not None for corner in sides for side in corner):
+            keep &= self._inside(sae, *sides)
+        return keep
+
+    def _inside(self, sae: str, least: Corner, most: Corner) -> NDArray[np.bool_]:
+        place = self.place(sae)
+        low = np.array([-np.inf if side is None else side for side in least])
+        high = np.array([np.inf if side is None else side for side in most])
+        return np.asarray(((place >= low) & (place <= high)).all(axis=1))
 
     def _mentions(self, columns: Columns, text: str) -> NDArray[np.bool_]:
         wanted = fold(text)
@@ -269,56 +368,6 @@ def density_histogram(columns: Columns) -> DensityHistogram:
     counts, _ = np.histogram(np.clip(alive, low, 0), edges)
     n_dead = len(columns.density) - alive.size
     return DensityHistogram(tuple(edges.tolist()), tuple(counts.tolist()), n_dead)
-
-
-def _read_columns(atlas: Atlas, contexts: Contexts, sae: str) -> Columns:
-    leaves = [f"examples.list.element.{leaf}" for leaf in ("band", "context", "peak")]
-    table = atlas.column(sae, "density", "max", "mean", "top_tokens", *leaves).combine_chunks()
-    starts, examples = _flat_list(table["examples"])
-    names = ("band", "context", "peak")
-    band, context, peak = (examples.field(n).to_numpy().astype(np.int64) for n in names)
-    tokens = contexts.tokens_at(context, peak)
-    return Columns(
-        density=table["density"].to_numpy(),
-        max=table["max"].to_numpy(),
-        mean=table["mean"].to_numpy(),
-        top_tokens=_padded(*_flat(table["top_tokens"])),
-        peak_tokens=_peak_tokens(starts, band, tokens),
-    )
-
-
-def _peak_tokens(starts: Ints, band: Ints, tokens: Ints) -> Ints:
-    """The first few distinct tokens at the peaks of each feature's strongest contexts."""
-    out = np.full((len(starts) - 1, N_PEAK_TOKENS), -1)
-    strongest = [tokens[a:b][band[a:b] == -1].tolist() for a, b in _spans(starts)]
-    for row, peaks in zip(out, strongest, strict=True):
-        distinct = list(dict.fromkeys(peaks))[:N_PEAK_TOKENS]
-        row[: len(distinct)] = distinct
-    return out
-
-
-def _spans(starts: Ints) -> Iterator[tuple[int, int]]:
-    edges = starts.tolist()
-    return itertools.pairwise(edges)
-
-
-def _flat_list(column: pa.ChunkedArray) -> tuple[Ints, Any]:
-    """Offsets and values of a list column that was combined into one chunk."""
-    lists = column.chunk(0) if column.num_chunks else pa.array([], column.type)
-    return lists.offsets.to_numpy().astype(np.int64), lists.values
-
-
-def _flat(column: pa.ChunkedArray) -> tuple[Ints, Ints]:
-    starts, values = _flat_list(column)
-    return starts, values.to_numpy().astype(np.int64)
-
-
-def _padded(starts: Ints, values: Ints) -> Ints:
-    """Lists of different lengths as one array, -1 where a list has ended."""
-    lengths = np.diff(starts)
-    out = np.full((len(lengths), int(lengths.max(initial=1))), -1)
-    out[np.arange(out.shape[1]) < lengths[:, None]] = values
-    return out
 
 
 def _tokens_of(

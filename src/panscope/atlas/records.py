@@ -9,8 +9,8 @@ class SaeRecord:
 
     `sae` is its id within the suite, `<site>/<name>`. `bin_edges` are the edges of the activation
     histograms of all its features, in raw model units, one more than there are bins; they grow by a
-    constant factor, so the histogram's axis is logarithmic. Values beyond the ends are counted in
-    the outermost bins.
+    constant factor, so the histogram's axis is logarithmic. `logit_bin_edges` are those of logit
+    effects, evenly spaced. Values beyond the ends are counted in the outermost bins.
     """
 
     sae: str
@@ -19,6 +19,7 @@ class SaeRecord:
     n_tokens: int
     n_alive: int
     bin_edges: tuple[float, ...]
+    logit_bin_edges: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,27 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A feature of another Sae whose decoder direction is near."""
+
+    sae: str
+    index: int
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
 class Feature:
     """Everything that one pass over the text said about one latent.
 
     `count` firings among `SaeRecord.n_tokens` tokens give `density`; `max` and `mean` are over the
     firings, in raw model units, zero for a dead feature. Logits are the effect of the decoder
     direction through the final norm's gain and the unembedding; token ids beside them.
+
+    Companions are the latents of the same Sae most often active at the same tokens: Jaccard is the
+    share of the tokens where both fire among those where either does, correlation is Pearson's,
+    of the activations over all tokens. `kind_counts` are firings by kind of text, in the order of
+    the manifest's fact `kinds`. `x` and `y` are the feature's place on a map of the decoder. What
+    an atlas of an earlier version lacks is None or empty.
     """
 
     index: int
@@ -85,6 +101,17 @@ class Feature:
     neighbour_cosines: tuple[float, ...]
     bands: tuple[Band, ...]
     examples: tuple[Example, ...]
+    std: float | None = None
+    companions: tuple[int, ...] = ()
+    companion_jaccards: tuple[float, ...] = ()
+    companion_correlations: tuple[float, ...] = ()
+    encoder_neighbours: tuple[int, ...] = ()
+    encoder_neighbour_cosines: tuple[float, ...] = ()
+    elsewhere: tuple[Elsewhere, ...] = ()
+    kind_counts: tuple[int, ...] = ()
+    logit_histogram: tuple[int, ...] = ()
+    x: float | None = None
+    y: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from panscope.kernels import cpu, dense
+from panscope.kernels import cpu, cpu_firings, dense, firings
+from panscope.kernels.firings import Counting
 from panscope.kernels.pairs import Body
 
 DENSE_FROM = {"cpu": 0.2, "cuda": 0.02}
@@ -26,3 +27,8 @@ def body_for(x: Tensor, density: float = 0.0) -> Body:
 
         return gpu
     return cpu if device == "cpu" and cpu.available() else dense
+
+
+def counting() -> Counting:
+    """Choose the body that counts firings, which is on the CPU."""
+    return cpu_firings if cpu.available() else firings

@@ -89,6 +89,12 @@ _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
     "pull": ([_P, _P, _P, _N, _P, _N, _P, _N, _P, _P], None),
     "gradients": ([POINTER(_Hits), POINTER(_Sources), _P, _P], None),
     "update": ([POINTER(_Hits), POINTER(_Sources), POINTER(_Rows), _N, c_double], None),
+    "by_latent": ([_P, _N, _N, _P, _P, _P], None),
+    "bins": ([_P, _N, _P, _N, _P], None),
+    "count": ([_P, _P, _N, _P], None),
+    "sums": ([_P, _P, _P], None),
+    "best": ([_P, _P, _P, _N, _P, _P, _P], None),
+    "together": ([_P, _P, _N, _P, _P], None),
     "supports": ([c_char_p], c_int32),
     "screens": ([], c_int32),
 }
@@ -103,7 +109,7 @@ def available() -> bool:
 def why_not() -> str | None:
     """Return why no native library can be used, as a sentence, or None if one can."""
     try:
-        _library()
+        library()
     except Unsupported as error:
         return str(error)
     return None
@@ -116,11 +122,12 @@ def instruction_set() -> str:
 
 def screens() -> list[str]:
     """Name the screens that `encode` can choose from."""
-    have = _library().panscope_screens()
+    have = library().panscope_screens()
     return [name for name, number in SCREENS.items() if have >> number & 1]
 
 
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """Return the library in use."""
     return _chosen()[1]
 
 
@@ -170,7 +177,7 @@ def encode(
     token = torch.empty(counts.pairs, dtype=torch.int32)
     latent, z = torch.empty_like(token), torch.empty(counts.pairs)
     offsets = torch.empty(len(x) + 1, dtype=torch.int64)
-    _library().panscope_take(kept, *(t.data_ptr() for t in (token, latent, z, offsets)))
+    library().panscope_take(kept, *(t.data_ptr() for t in (token, latent, z, offsets)))
     return Pairs(token, latent, z, offsets, len(w_enc))
 
 
@@ -179,7 +186,7 @@ def counts(
 ) -> Counts:
     """Count what `encode` would keep, and how many candidates its screen would find."""
     kept, found = _encoded(x, w_enc, b_enc, floor, screen)
-    _library().panscope_drop(kept)
+    library().panscope_drop(kept)
     return found
 
 
@@ -190,7 +197,7 @@ def _encoded(
     plain = [_plain(t) for t in (x, w_enc, b_enc, floor)]
     at_x, at_w, at_b, at_floor = (t.data_ptr() for t in plain)
     sizes, found = (*x.shape, len(w_enc)), Counts()
-    kept = _library().panscope_encode(
+    kept = library().panscope_encode(
         at_x, sizes[0], sizes[1], at_w, sizes[2], at_b, at_floor, SCREENS[screen], byref(found)
     )
     return kept, found
@@ -209,7 +216,7 @@ def residual(
     error = torch.empty(len(bounds), n_tokens, d_out)
     pull = torch.empty(len(f))
     squared = torch.empty(len(bounds), dtype=torch.float64)
-    _library().panscope_residual(
+    library().panscope_residual(
         pairs.latent.data_ptr(),
         f.data_ptr(),
         pairs.offsets.data_ptr(),
@@ -232,7 +239,7 @@ def decode(
     """Sum the pairs' decoder rows, token by token."""
     f, w_dec = _plain(f), _plain(w_dec)
     rebuilt = torch.empty(len(bounds), pairs.n_tokens, w_dec.shape[1])
-    _library().panscope_decode(*_of_tokens(pairs, f, w_dec, bounds), rebuilt.data_ptr())
+    library().panscope_decode(*_of_tokens(pairs, f, w_dec, bounds), rebuilt.data_ptr())
     return rebuilt
 
 
@@ -246,7 +253,7 @@ def pull(
     z, w_dec, error = _plain(pairs.z), _plain(w_dec), _plain(error)
     pulled = torch.empty(len(z))
     where = error.data_ptr(), pulled.data_ptr()
-    _library().panscope_pull(*_of_tokens(pairs, z, w_dec, bounds), *where)
+    library().panscope_pull(*_of_tokens(pairs, z, w_dec, bounds), *where)
     return pulled
 
 
@@ -270,7 +277,7 @@ def gradients(
     sources, alive = _sources(hits, x, error, everywhere, n_latents)
     d_enc = torch.zeros(n_latents, x.shape[1])
     d_dec = torch.zeros(n_latents, error.shape[1])
-    _library().panscope_gradients(*sources, d_enc.data_ptr(), d_dec.data_ptr())
+    library().panscope_gradients(*sources, d_enc.data_ptr(), d_dec.data_ptr())
     del alive
     return d_enc, d_dec
 
@@ -290,7 +297,7 @@ def update_(
     assert all(_plain(w) is w for w in weights), "rows are changed in place: float32, contiguous"
     found = (w.data_ptr() if len(w) else None for w in weights)  # none: without momentum
     pointers = _Rows(*found, rows.seen.data_ptr(), rows.momentum)
-    _library().panscope_update(*sources, byref(pointers), step, rate)
+    library().panscope_update(*sources, byref(pointers), step, rate)
     del alive
 
 

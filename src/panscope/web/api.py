@@ -9,7 +9,7 @@ from typing import Annotated
 import fastapi
 import numpy as np
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from panscope.atlas.queries import (
@@ -18,7 +18,6 @@ from panscope.atlas.queries import (
     FeaturePage,
     FeatureView,
     Query,
-    density_histogram,
     random_alive,
 )
 from panscope.atlas.records import FeatureRow
@@ -103,7 +102,20 @@ def features(
 @router.get("/sae/{sae:path}/densities", tags=["Sae"])
 def densities(run: Run, sae: str) -> DensityHistogram:
     """Count features by the log10 of their density."""
-    return density_histogram(run.catalogue.columns(sae))
+    return run.catalogue.densities(sae)
+
+
+@router.get("/sae/{sae:path}/map", tags=["Sae"], response_class=Response)
+def places(run: Run, sae: str) -> Response:
+    """Give the map of a Sae's features as little-endian float32: all x, all y, all log10(density).
+
+    The logarithm of a dead feature's density is minus infinity.
+    """
+    place = run.catalogue.place(sae)
+    with np.errstate(divide="ignore"):
+        logs = np.log10(run.catalogue.columns(sae).density)
+    numbers = np.concatenate([place.T.reshape(-1), logs]).astype("<f4")
+    return Response(numbers.tobytes(), media_type="application/octet-stream")
 
 
 @router.get("/sae/{sae:path}/random", tags=["Sae"])

@@ -16,8 +16,21 @@ from starlette.exceptions import HTTPException
 from panscope import __version__
 from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Emit
-from panscope.web import api, failures, freeze, neuronpedia, pages, runs, tour, watch, writing
-from panscope.web.gate import HEADERS, LOOPBACK, Gate
+from panscope.web import (
+    api,
+    failures,
+    freeze,
+    labels,
+    neuronpedia,
+    pages,
+    runs,
+    search,
+    tour,
+    watch,
+    writing,
+)
+from panscope.web.gate import LOOPBACK, Gate
+from panscope.web.headers import HEADERS
 from panscope.web.progress import EVENTS
 from panscope.web.readings import ReadsText
 from panscope.web.run import RunFolder, is_run
@@ -36,7 +49,7 @@ def create_app(
     app = _bare(hosts)
     app.state.run = RunFolder(run, live)
     app.state.token = token
-    for part in (writing, watch, tour, api, neuronpedia, pages):
+    for part in (writing, watch, tour, labels, search, api, neuronpedia, pages):
         app.include_router(part.router)
     return app
 

@@ -11,17 +11,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from panscope.web.failures import panscope_error
+from panscope.web.headers import HEADERS
 from panscope.web.problem import Refused
 
-# Scripts, styles and data come from this server alone, so a piece of text that looks like a script
-# is inert even if a page forgot to escape it.
-POLICY = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'"
-HEADERS = {
-    "content-security-policy": f"{POLICY}; form-action 'self'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-}
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 MAX_BODY_BYTES = 1 << 18  # 256 KiB: a text of 20,000 characters of four bytes, three times over
 BODY_SECONDS = 10.0
@@ -105,9 +97,9 @@ def _with_headers(send: Send) -> Callable[[Message], Awaitable[None]]:
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            headers.update(HEADERS)
             # "no-cache" asks before it reuses: pages and scripts change with the package
-            headers.setdefault("cache-control", "no-cache")
+            for name, value in {**HEADERS, "cache-control": "no-cache"}.items():
+                headers.setdefault(name, value)
         await send(message)
 
     return sent

@@ -13,15 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from panscope.atlas.features import Atlas
-from panscope.atlas.queries import Catalogue, Columns
+from panscope.atlas.queries import Catalogue
+from panscope.atlas.short import Columns
 from panscope.errors import ConfigError, Unsupported
 from panscope.model import load, tap
 from panscope.sae.sae import Sae
 from panscope.sae.suite import Suite
-from panscope.sites import Site
-from panscope.web.readings import Activations, Microscope, SaeReading, Seen
+from panscope.sites import VECTOR_KINDS, Site
+from panscope.stages.describe.directions import space
+from panscope.web.readings import Activations, Microscope, Near, SaeReading, Seen
 
 N_LABEL_TOKENS = 4
+Sites = tuple[Site, ...]
 
 LatentsOfTokens = Float[Tensor, "tokens latents"]
 
@@ -55,6 +58,56 @@ class Live:
             latents = self._latents(ids, chosen)
         readings = tuple(self._reading(sae, latents[sae], k, max_density) for sae in chosen)
         return Microscope(self._pieces(ids), tuple(ids[1:]), readings, note)
+
+    def direction(self, sae: str, index: int) -> tuple[float, ...]:
+        """The decoder's direction of a feature."""
+        with self._lock:
+            return tuple(self._sae(sae).w_dec[index].tolist())
+
+    def nearest_to_feature(
+        self, sae: str, index: int, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        """The features of `saes` that write nearest to what one writes, itself left out."""
+        with self._lock:
+            own = self._sae(sae)
+            near = self._nearest(own.w_dec[index], own.writes, saes, limit + 1)
+        return tuple(n for n in near if (n.sae, n.index) != (sae, index))[:limit]
+
+    def nearest_to_difference(
+        self, text: str, without: str, site: str, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        """The features of `saes` that write nearest to how a site differs between two texts.
+
+        Values are averaged over the tokens of each, the BOS left out.
+        """
+        (where, *more) = self._model.sites([site])
+        if more:
+            raise ConfigError(f"site {site}", "means several sites", f"name one, such as {where}")
+        if where.kind not in VECTOR_KINDS:
+            do = "name a site with one vector for each token"
+            raise ConfigError(f"site {site}", "has no direction to compare", do)
+        with self._lock, torch.inference_mode():
+            means = [self._mean(self._encode(t)[0], where) for t in (text, without)]
+            return tuple(self._nearest(means[0] - means[1], (where,), saes, limit))
+
+    def _mean(self, ids: list[int], site: Site) -> Float[Tensor, " d_site"]:
+        row = torch.tensor([ids], device=self._model.device)
+        return tap.run(self._model, row, read={site}).values[site][0, 1:].float().mean(0).cpu()
+
+    def _nearest(
+        self, direction: Float[Tensor, " d"], writes: Sites, saes: Sequence[str], limit: int
+    ) -> list[Near]:
+        """Compare with the decoders that write to the same space, one Sae at a time."""
+        found: list[Near] = []
+        for name in saes:
+            sae = self._sae(name)
+            if space(sae.writes) != space(writes) or sae.w_dec.shape[1] != len(direction):
+                continue
+            cosines = torch.cosine_similarity(sae.w_dec, direction[None])
+            best, indices = cosines.topk(min(limit, sae.width))
+            pairs = zip(indices.tolist(), best.tolist(), strict=True)
+            found += [Near(name, index, cosine) for index, cosine in pairs]
+        return sorted(found, key=lambda near: -near.cosine)[:limit]
 
     def _encode(self, text: str) -> tuple[list[int], str]:
         if not text.strip():

@@ -1,10 +1,9 @@
 """The pages: a template each, filled with what the API gives; scripts then make them move."""
 
 import dataclasses
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -12,56 +11,27 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 from pydantic_core import to_json
 
-from panscope.atlas.queries import Catalogue, density_histogram, random_alive
+from panscope.atlas.queries import Catalogue, random_alive
+from panscope.errors import NotFound, nearest
 from panscope.web.api import Run
+from panscope.web.headers import POLICY_EMBEDDED
+from panscope.web.numbers import count, density, number, visible
 from panscope.web.run import SaeView
 
 HERE = Path(__file__).parent
-THIN = "\u202f"  # a narrow blank at which no line breaks
-NOTHING = "–"
 N_SAMPLE_TOKENS = 48
+MAPS = {
+    "pca": "The two directions of largest variance of the decoder (PCA)",
+    "umap": "Neighbourhoods of decoder directions by cosine (UMAP)",
+}
+SEARCHES = {
+    "words": "Words of labels",
+    "numbers": "Tokens and numbers",
+    "text": "A text",
+    "direction": "A direction",
+}
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits, thin blanks in thousands; small and large ones by power of ten.
-
-    >>> number(0.123456), number(1234.5), number(2e-7), number(None)
-    ('0.123', '1\u202f230', '2.00e-7', '–')
-    """
-    if value is None:
-        return NOTHING
-    if value == 0:
-        return "0"
-    power = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
-    if not -4 < power < 9:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    shown = f"{round(value, digits - 1 - power):,.{max(0, digits - 1 - power)}f}"
-    return shown.replace(",", THIN)
-
-
-def count(value: float | None) -> str:
-    """A whole number with thin blanks in thousands.
-
-    >>> count(1234567)
-    '1\u202f234\u202f567'
-    """
-    return NOTHING if value is None else f"{round(value):,}".replace(",", THIN)
-
-
-def density(value: float | None) -> str:
-    """A share of tokens in per cent; under 0.01 % as one in so many.
-
-    >>> density(0.0123), density(1 / 23456), density(0)
-    ('1.23\u202f%', '1 in 23\u202f500 tokens', 'never')
-    """
-    if value is None:
-        return NOTHING
-    if value == 0:
-        return "never"
-    return f"{number(100 * value)}{THIN}%" if value >= 1e-4 else f"1 in {number(1 / value)} tokens"
 
 
 def plain(record: Any) -> dict[str, Any]:
@@ -86,15 +56,6 @@ def points(saes: Iterable[SaeView]) -> list[dict[str, Any]]:
     ]
 
 
-def visible(piece: str) -> str:
-    """A piece with its blanks made visible, for plain text.
-
-    >>> visible(" a\\n")
-    '·a↵'
-    """
-    return piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
-
-
 templates = Jinja2Templates(HERE / "templates")
 templates.env.filters |= {
     "number": number,
@@ -112,6 +73,27 @@ def page(request: Request, name: str, **values: Any) -> HTMLResponse:
     """Fill a template; `status` is both the page's HTTP status and a value it can show."""
     status = values.get("status", 200)
     return templates.TemplateResponse(request, name, values, status_code=status)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Embed:
+    """What of a feature's page is shown inside another site's page; all of it otherwise."""
+
+    on: bool = False
+    explanation: bool = True
+    plots: bool = True
+    test: bool = True
+    activations: bool = True
+    link: bool = True
+    steer: bool = True
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Self:
+        """Read Neuronpedia's parameters: `embed=true`, then `embedplots=false` and the like."""
+        if query.get("embed") != "true":
+            return cls()
+        parts = [field.name for field in dataclasses.fields(cls)][1:]
+        return cls(True, **{part: query.get(f"embed{part}") != "false" for part in parts})
 
 
 @router.get("/")
@@ -138,6 +120,16 @@ def samples(catalogue: Catalogue) -> list[dict[str, str]]:
     ]
 
 
+@router.get("/search")
+def search(request: Request, run: Run, by: str = "words") -> HTMLResponse:
+    """Show the search; `by` is one of its kinds."""
+    if by not in SEARCHES:
+        raise NotFound(f"search by {by!r}", "is no kind of search", nearest(by, SEARCHES))
+    sites = list(dict.fromkeys(record.site for record in run.catalogue.atlas.saes.values()))
+    values = {"by": by, "searches": SEARCHES, "sites": sites, "live": run.has_suite}
+    return page(request, "search.html", samples=samples(run.catalogue), **values)
+
+
 @router.get("/docs")
 def docs(request: Request) -> HTMLResponse:
     """Show the API, drawn from /openapi.json without anything from elsewhere."""
@@ -161,13 +153,27 @@ def random_feature(run: Run, sae: str) -> RedirectResponse:
 @router.get("/sae/{sae:path}/{index:int}")
 def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
     """Show one feature."""
-    view = run.catalogue.feature(sae, index)
-    densities = density_histogram(run.catalogue.columns(sae))
-    return page(request, "feature.html", view=view, densities=densities)
+    view, embed = run.catalogue.feature(sae, index), Embed.of(request.query_params)
+    answer = page(
+        request,
+        "feature.html",
+        view=view,
+        densities=run.catalogue.densities(sae),
+        labels=run.notes.labels(sae, index),
+        shown=run.notes.label_of(sae, index),
+        label_of=run.label_text,
+        live=run.has_suite,
+        embed=embed,
+    )
+    if embed.on:
+        answer.headers["content-security-policy"] = POLICY_EMBEDDED
+    return answer
 
 
 @router.get("/sae/{sae:path}")
 def sae(request: Request, run: Run, sae: str) -> HTMLResponse:
     """Show one Sae and the list of its features."""
-    densities = density_histogram(run.catalogue.columns(sae))
-    return page(request, "sae.html", sae=run.sae(sae), densities=densities)
+    densities = run.catalogue.densities(sae)
+    how = run.catalogue.atlas.manifest.config.get("map", "pca")
+    drawn = MAPS[how] if run.catalogue.has_place(sae) else None
+    return page(request, "sae.html", sae=run.sae(sae), densities=densities, map=drawn)

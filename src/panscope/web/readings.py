@@ -53,6 +53,15 @@ class Microscope:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A feature whose decoder direction is near one that was asked about."""
+
+    sae: str
+    index: int
+    cosine: float
+
+
 @runtime_checkable
 class ReadsText(Protocol):
     """Runs the model on a text and reads Saes on it."""
@@ -65,4 +74,20 @@ class ReadsText(Protocol):
         self, text: str, k: int, max_density: float, saes: Sequence[str] = ()
     ) -> Microscope:
         """The `k` strongest features of each token in each of `saes`, denser ones left out."""
+        ...
+
+    def direction(self, sae: str, index: int) -> tuple[float, ...]:
+        """The decoder's direction of a feature."""
+        ...
+
+    def nearest_to_feature(
+        self, sae: str, index: int, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        """The features of `saes` that write nearest to what one writes, itself left out."""
+        ...
+
+    def nearest_to_difference(
+        self, text: str, without: str, site: str, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        """The features of `saes` that write nearest to how a site differs between two texts."""
         ...

@@ -82,6 +82,16 @@ class RunFolder:
             return self._live
 
     @property
+    def has_suite(self) -> bool:
+        """Whether there are Saes that could be run on a text."""
+        return self._live is not None or (self.folder / "suite").is_dir()
+
+    def label_text(self, sae: str, index: int) -> str:
+        """What is shown as a feature's label; empty if it has none."""
+        label = self.notes.label_of(sae, index)
+        return label.text if label else ""
+
+    @property
     def model(self) -> str:
         """The name of the model that the atlas was made of."""
         return str(self.catalogue.atlas.manifest.facts.get("model", {}).get("name", "unnamed"))

@@ -51,6 +51,43 @@ PANSCOPE_EXPORT void panscope_gradients(const HitArrays* hits, const Sources* fr
 PANSCOPE_EXPORT void panscope_update(const HitArrays* hits, const Sources* from,
                                      const RowArrays* rows, int64_t step, double rate);
 
+// What fired, token by token, latents ascending in each; and latent by latent, tokens ascending in each.
+struct CodeArrays {
+  const int64_t* offsets;  // n_tokens + 1
+  const int32_t* latents;
+  const float* values;
+  int64_t n_tokens;
+};
+struct FiringArrays {
+  const int64_t* starts;  // n_latents + 1
+  const int32_t* tokens;
+  const float* values;
+  int64_t n_latents;
+};
+struct BestArrays {
+  float* score;
+  int64_t* origin;
+  int32_t* group;
+  int64_t k;
+};
+// Sort the firings of latents in [first, end): with null tokens only the starts are found.
+PANSCOPE_EXPORT void panscope_by_latent(const CodeArrays* codes, int64_t first, int64_t end,
+                                        int64_t* starts, int32_t* tokens, float* values);
+// The bin of each positive value among ascending positive edges, about a quarter octave apart.
+PANSCOPE_EXPORT void panscope_bins(const float* values, int64_t n, const float* edges,
+                                   int64_t n_edges, uint8_t* bins);
+PANSCOPE_EXPORT void panscope_count(const FiringArrays* firings, const uint8_t* classes,
+                                    int64_t n_classes, int64_t* counts);
+PANSCOPE_EXPORT void panscope_sums(const FiringArrays* firings, double* total, double* square);
+// Offer firings, each with its score and its token's origin and group, to the best of its latent
+// and class.
+PANSCOPE_EXPORT void panscope_best(const FiringArrays* firings, const float* scores,
+                                   const uint8_t* classes, int64_t n_classes,
+                                   const int64_t* origins, const int32_t* groups,
+                                   const BestArrays* best);
+PANSCOPE_EXPORT void panscope_together(const FiringArrays* firings, const CodeArrays* codes,
+                                       int64_t n_latents, int32_t* counts, double* products);
+
 // Whether the running processor can execute the library of that name: "portable", "avx2", "avx512".
 PANSCOPE_EXPORT int32_t panscope_supports(const char* isa);
 // The screens this library has on this processor, one bit each: 1 << Screen.

@@ -1,25 +1,27 @@
-"""From a finished tally to an Atlas's columns: bands of the activation range, examples, the rest.
+"""Which firings are shown of each latent: the strongest, and some of each band of its range.
 
 Bands are quantile bands: from the strongest half octave down, half octaves are joined until they
 hold a quarter of the latent's firings. Their edges are the histogram's, so they cannot overlap and
 their shares are exact.
+
+No row of text stands twice, and no document while there are others.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from panscope.atlas.columns import BandColumns, ExampleColumns, FeatureColumns
-from panscope.stages.describe.directions import Directions
+from panscope.atlas.columns import BandColumns
 from panscope.stages.describe.tally import BINS_PER_SAMPLE_BIN, SAMPLES, Tally
+from panscope.stats import TopK
 
 BAND_SHARE = 0.25
 EXAMPLES_A_BAND = 4
-STRONGEST = -1  # the band number of the strongest contexts
+STRONGEST = -1  # the band number of the strongest
 
 
 class Span(NamedTuple):
@@ -30,40 +32,28 @@ class Span(NamedTuple):
     firings: int
 
 
-class Kept(NamedTuple):
-    """The firings kept of each latent: its strongest contexts, then its sample bins' samples."""
+class Chosen(NamedTuple):
+    """The firings that are shown, latent after latent: of which, in which band, and their place."""
 
-    origins: Int[Tensor, "latents slots"]
-    scores: Float[Tensor, "latents slots"]
-    windows: Float[Tensor, "latents slots context"]
-
-
-class Group(NamedTuple):
-    """Slots of which up to `limit` examples are shown as those of a band, best first."""
-
-    band: int
-    slots: range
-    limit: int
+    latents: Int[Tensor, " shown"]
+    bands: Int[Tensor, " shown"]
+    origins: Int[Tensor, " shown"]
 
 
-def columns(tally: Tally, directions: Directions) -> FeatureColumns:
-    """Lay out all that is known of a Sae's latents."""
+class Place(NamedTuple):
+    """A firing that may be shown."""
+
+    sample_bin: int
+    origin: int
+    row: int
+    document: int
+
+
+def joined(tally: Tally) -> list[list[Span]]:
+    """Join each latent's sample bins into bands."""
     counts = tally.histogram.counts
-    n_firings = counts.sum(1)
     in_sample_bins = counts.view(len(counts), -1, BINS_PER_SAMPLE_BIN).sum(2)
-    joined = [spans(row) for row in in_sample_bins.tolist()]
-    return FeatureColumns(
-        count=n_firings.numpy(),
-        density=(n_firings.double() / tally.n_tokens).numpy(),
-        max=tally.maximum.numpy(),
-        mean=(tally.total / n_firings.clamp_min(1)).numpy(),
-        histogram=counts.numpy(),
-        top=directions.top,
-        bottom=directions.bottom,
-        near=directions.near,
-        bands=_bands(tally, joined),
-        examples=_examples(tally, joined),
-    )
+    return [spans(row) for row in in_sample_bins.tolist()]
 
 
 def spans(counts: Sequence[int]) -> list[Span]:
@@ -82,7 +72,8 @@ def spans(counts: Sequence[int]) -> list[Span]:
     return joined
 
 
-def _bands(tally: Tally, joined: Sequence[Sequence[Span]]) -> BandColumns:
+def columns(tally: Tally, joined: Sequence[Sequence[Span]]) -> BandColumns:
+    """Lay the bands out."""
     edges = np.array(tally.histogram.edges[::BINS_PER_SAMPLE_BIN])
     counts = np.array([len(of_latent) for of_latent in joined])
     totals = [sum(span.firings for span in of_latent) for of_latent in joined]
@@ -92,70 +83,68 @@ def _bands(tally: Tally, joined: Sequence[Sequence[Span]]) -> BandColumns:
     return BandColumns(counts=counts, low=edges[firsts], high=edges[ends], share=share)
 
 
-def _examples(tally: Tally, joined: Sequence[Sequence[Span]]) -> ExampleColumns:
-    """Choose each latent's examples, then unpack the windows of all at once."""
-    kept = _kept(tally)
-    context = kept.windows.shape[2]
-    ranks, rows = _ranks(kept).tolist(), (kept.origins // context).tolist()
-    chosen = [
-        list(_chosen(rows[latent], ranks[latent], _groups(tally, of_latent)))
-        for latent, of_latent in enumerate(joined)
+def chosen(
+    tally: Tally,
+    joined: Sequence[Sequence[Span]],
+    documents: Int[Tensor, " origins"],
+    context: int,
+) -> Chosen:
+    """Choose what is shown of every latent; `documents` are those of all the text's tokens."""
+    width = len(joined)
+    n_top = tally.strongest.scores.shape[1]
+    strongest = _ordered((tally.strongest, tally.by_row), width, documents, context)
+    sampled = _ordered((tally.sampled,), width, documents, context)
+    shown = [
+        (latent, band, origin)
+        for latent, spans in enumerate(joined)
+        for band, origin in _of_latent(strongest[latent], sampled[latent], spans, n_top)
     ]
-    counts = torch.tensor([len(of_latent) for of_latent in chosen])
-    pairs = torch.tensor([pair for of_latent in chosen for pair in of_latent])
-    pairs = pairs.long().view(-1, 2)
-    latents, slots = torch.arange(len(chosen)).repeat_interleave(counts), pairs[:, 1]
-    origins, windows = kept.origins[latents, slots], kept.windows[latents, slots]
-    fired = windows != 0
-    return ExampleColumns(
-        counts=counts.numpy(),
-        band=pairs[:, 0].numpy(),
-        context=(origins // context).numpy(),
-        peak=(origins % context).numpy(),
-        lengths=fired.sum(1).numpy(),
-        positions=fired.nonzero()[:, 1].numpy(),
-        values=windows[fired].numpy(),
-    )
+    latents, bands, origins = torch.tensor(shown, dtype=torch.int64).view(-1, 3).unbind(1)
+    return Chosen(latents, bands, origins)
 
 
-def _kept(tally: Tally) -> Kept:
-    """Join what the tally kept, latent by latent."""
-    n_latents, parts = len(tally.total), (tally.strongest, tally.sampled)
-    context = tally.strongest.windows.shape[2]
-    return Kept(
-        origins=torch.cat([part.best.origins.view(n_latents, -1) for part in parts], dim=1),
-        scores=torch.cat([part.best.scores.view(n_latents, -1) for part in parts], dim=1),
-        windows=torch.cat([part.windows.view(n_latents, -1, context) for part in parts], dim=1),
-    )
-
-
-def _ranks(kept: Kept) -> Int[Tensor, "latents slots"]:
-    """Rank each latent's slots, best first, the earlier of equals first."""
-    by_origin = kept.origins.argsort(1)
-    order = kept.scores.gather(1, by_origin).argsort(dim=1, descending=True, stable=True)
-    return by_origin.gather(1, order).argsort(1)
-
-
-def _groups(tally: Tally, joined: Sequence[Span]) -> Iterator[Group]:
-    """List the strongest contexts, then each band, as ranges of slots (as in `Kept`)."""
-    n_top = tally.strongest.windows.shape[1]
-    yield Group(STRONGEST, range(n_top), n_top)
-    for band, span in enumerate(joined):
-        slots = range(n_top + span.first * SAMPLES, n_top + span.end * SAMPLES)
-        yield Group(band, slots, EXAMPLES_A_BAND)
-
-
-def _chosen(
-    rows: Sequence[int], ranks: Sequence[int], groups: Iterable[Group]
+def _of_latent(
+    strongest: Sequence[Place], sampled: Sequence[Place], spans: Sequence[Span], n_top: int
 ) -> Iterator[tuple[int, int]]:
-    """Yield band and slot of what is shown of a latent, no row of text twice.
+    """Yield band and origin of what is shown of a latent."""
+    rows, documents = set[int](), set[int]()
+    groups = [(STRONGEST, strongest, n_top)]
+    for band, span in enumerate(spans):
+        inside = [place for place in sampled if span.first <= place.sample_bin < span.end]
+        groups.append((band, inside, EXAMPLES_A_BAND))
+    for band, places, limit in groups:
+        for place in _picked(places, limit, rows, documents):
+            yield band, place.origin
 
-    `rows` and `ranks` are those of the latent's slots; an empty slot's row is negative.
-    """
-    shown: set[int] = set()
-    for band, slots, limit in groups:
-        for slot in sorted(slots, key=ranks.__getitem__):
-            if rows[slot] >= 0 and rows[slot] not in shown and limit > 0:
-                shown.add(rows[slot])
-                limit -= 1
-                yield band, slot
+
+def _picked(
+    places: Sequence[Place], limit: int, rows: set[int], documents: set[int]
+) -> list[Place]:
+    """Pick up to `limit` places in rows not shown yet, in other documents first; note them."""
+    picked: list[Place] = []
+    for may_repeat in (False, True):
+        for place in places:
+            is_new = may_repeat or place.document not in documents
+            if len(picked) < limit and place.row not in rows and is_new:
+                rows.add(place.row)
+                documents.add(place.document)
+                picked.append(place)
+    return sorted(picked, key=places.index)
+
+
+def _ordered(
+    kept: Sequence[TopK], width: int, documents: Int[Tensor, " origins"], context: int
+) -> list[list[Place]]:
+    """List what was kept of each latent, best first, the earlier of equals first."""
+    origins = torch.cat([best.origins.view(width, -1) for best in kept], dim=1)
+    scores = torch.cat([best.scores.view(width, -1) for best in kept], dim=1)
+    by_origin = origins.argsort(1)
+    ranked = scores.gather(1, by_origin).argsort(dim=1, descending=True, stable=True)
+    order = by_origin.gather(1, ranked)
+    origins = origins.gather(1, order)
+    of_document = documents[origins.clamp_min(0)]
+    fields = (order // SAMPLES, origins, origins // context, of_document)
+    return [
+        [place for place in map(Place, *row) if place.origin >= 0]
+        for row in zip(*(field.tolist() for field in fields), strict=True)
+    ]

@@ -13,6 +13,13 @@ export function linear([low, high], [start, end]) {
   return Object.assign(place, { domain: [low, high], range: [start, end], ticks: linearTicks(low, high, Math.abs(end - start)) });
 }
 
+// Counts from 0 on a square-root axis, ticks at round shares of the square root.
+export function root([, high], [start, end]) {
+  const place = (value) => start + Math.sqrt(value / (high || 1)) * (end - start);
+  const ticks = [0, 1, 4, 9, 16].map((part) => (high * part) / 16).map((value) => Number(value.toPrecision(1)));
+  return Object.assign(place, { domain: [0, high], range: [start, end], ticks: [...new Set(ticks)].filter((value) => value <= high) });
+}
+
 export function log([low, high], [start, end]) {
   const [a, b] = [Math.log10(low), Math.log10(high)];
   const place = (value) => start + ((Math.log10(value) - a) / (b - a || 1)) * (end - start);

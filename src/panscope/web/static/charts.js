@@ -1,5 +1,5 @@
 // The charts: bars of a histogram, a curve, points that lead somewhere.
-import { axes, linear, log, svg } from "./axes.js";
+import { axes, linear, log, root, svg } from "./axes.js";
 import { count } from "./numbers.js";
 
 const LEFT = 44;
@@ -23,14 +23,15 @@ function sheet(width, height) {
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "presentation" });
 }
 
-// Bars between `edges`; `isLog` draws the edges on a log axis. `mark` is a value to point out,
+// Bars between `edges`; `isLog` draws the edges on a log axis, `isRoot` the counts on a square-root
+// axis, where few beside many are still seen. `mark` is a value to point out,
 // `link(low, high)` makes each bar a link, `tint(value)` shades it by activation.
-export function bars(width, { edges, counts, isLog, xTitle, yTitle, xFormat, say, mark, markText, link, tint, chosen }) {
+export function bars(width, { edges, counts, isLog, isRoot, xTitle, yTitle, xFormat, say, mark, markText, link, tint, chosen }) {
   const height = 168;
   const made = sheet(width, height);
   const x = (isLog ? log : linear)([edges[0], edges.at(-1)], [LEFT, width - 8]);
-  const y = linear([0, Math.max(1, ...counts)], [height - BOTTOM, TOP]);
-  made.append(axes(x, y, { xTitle, yTitle, xFormat, yFormat: count }));
+  const y = (isRoot ? root : linear)([0, Math.max(1, ...counts)], [height - BOTTOM, TOP]);
+  made.append(axes(x, y, { xTitle, yTitle: isRoot ? `${yTitle} (root axis)` : yTitle, xFormat, yFormat: count }));
   counts.forEach((n, i) => made.append(oneBar(x, y, edges[i], edges[i + 1], n, { say, link, tint, chosen })));
   if (mark) made.append(pointOut(x(Math.min(Math.max(mark, edges[0]), edges.at(-1))), y, markText, width));
   return made;

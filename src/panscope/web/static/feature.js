@@ -4,8 +4,9 @@ import { onWidth } from "./axes.js";
 import { bars } from "./charts.js";
 import { count, density, densityTick, number, percent } from "./numbers.js";
 import { data, element, remember } from "./page.js";
-import { foldedStrip, wholeStrip } from "./strip.js";
+import { foldedStrip, glyphs, wholeStrip } from "./strip.js";
 import { pin, unpin } from "./tip.js";
+import "./label.js";
 
 const { view, densities } = data();
 const { feature, sae } = view;
@@ -121,7 +122,7 @@ function onToken(event) {
   if (strip) remember({ pin: kept ? `${strip.dataset.example}.${token.dataset.position}` : null });
 }
 
-const form = document.getElementById("test");
+const form = document.getElementById("test"); // absent where a page embeds this one without it
 const result = document.getElementById("test-result");
 
 function testPassage(tokens) {
@@ -205,6 +206,44 @@ function drawDensities() {
   );
 }
 
+function drawEffects() {
+  const { logit_histogram: counts } = feature;
+  const edges = sae.logit_bin_edges;
+  const total = counts.reduce((sum, n) => sum + n, 0);
+  const size = Math.max(Math.abs(feature.top_logits[0] ?? 0), Math.abs(feature.bottom_logits[0] ?? 0));
+  const wide = counts.reduce((sum, n, i) => sum + (Math.max(Math.abs(edges[i]), Math.abs(edges[i + 1])) > size / 2 ? n : 0), 0);
+  document.getElementById("effects-title").textContent = `${count(wide)} of ${count(total)} tokens are moved by half of the most it can do`;
+  const say = (low, high, n) => `${count(n)} tokens\nlogit ${number(low)} to ${number(high)}`;
+  onWidth(document.getElementById("effects"), (width) => bars(width, { edges, counts, xTitle: "effect on the logit", yTitle: "tokens", say, isRoot: true }));
+}
+
+// Which table of related features is open stands in the address.
+function showRelated() {
+  const tabs = document.querySelectorAll(".tabs input");
+  const wanted = [...tabs].find((tab) => tab.value === query.get("near"));
+  if (wanted) wanted.checked = true;
+  if (wanted?.value === "elsewhere") nameElsewhere();
+  for (const tab of tabs) tab.onchange = () => openRelated(tab.value);
+}
+
+function openRelated(tab) {
+  remember({ near: tab === "decoder" ? null : tab });
+  if (tab === "elsewhere") nameElsewhere();
+}
+
+async function nameElsewhere() {
+  const cells = document.querySelectorAll(".near .says");
+  if (cells[0].hasChildNodes()) return;
+  try {
+    const { hits, pieces } = await ask(`/api/sae/${sae.sae}/feature/${feature.index}/elsewhere`);
+    hits.forEach(({ label, row }, n) => cells[n].append(...(label ? [label] : row.peak_tokens.slice(0, 3).map((id) => pieceElement(pieces[id])))));
+  } catch (error) {
+    sayFailure(cells[0], error, nameElsewhere);
+  }
+}
+
+const pieceElement = (piece) => element("span", { className: "piece" }, glyphs(piece));
+
 document.getElementById("share").onclick = async (event) => {
   // Browsers offer the clipboard only over https and to this machine itself.
   if (!navigator.clipboard) return window.prompt("Link to this view", location.href);
@@ -222,18 +261,26 @@ document.querySelector("main").addEventListener("click", onToken);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") remember({ pin: null });
 });
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  unpin();
-  runTest();
-});
-form.elements.text.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey) return;
-  event.preventDefault();
-  form.requestSubmit();
-});
-drawExamples();
-if (feature.count) drawActivations();
-drawDensities();
-form.elements.text.value = query.get("text") ?? "";
-if (form.elements.text.value) runTest();
+function startTest() {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    unpin();
+    runTest();
+  });
+  form.elements.text.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey) return;
+    event.preventDefault();
+    form.requestSubmit();
+  });
+  form.elements.text.value = query.get("text") ?? query.get("defaulttesttext") ?? "";
+  if (form.elements.text.value) runTest();
+}
+
+if (host) drawExamples();
+if (document.getElementById("densities")) {
+  if (feature.count) drawActivations();
+  if (feature.logit_histogram.length) drawEffects();
+  drawDensities();
+  showRelated();
+}
+if (form) startTest();

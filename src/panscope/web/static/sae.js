@@ -4,6 +4,7 @@ import { ask, sayFailure } from "./ask.js";
 import { onWidth } from "./axes.js";
 import { bars, curve } from "./charts.js";
 import { count, density, densityTick, number, percent } from "./numbers.js";
+import { drawMap } from "./map.js";
 import { data, element, remember } from "./page.js";
 import { Rows } from "./rows.js";
 import { glyphs } from "./strip.js";
@@ -14,7 +15,9 @@ const list = document.getElementById("list");
 const found = document.getElementById("found");
 const csv = document.getElementById("csv");
 const state = readAddress();
+const SIDES = ["left", "bottom", "right", "top"];
 let redrawDensities = () => {};
+let redrawMap = () => {};
 
 function readAddress() {
   const query = new URLSearchParams(location.search);
@@ -26,7 +29,14 @@ function readAddress() {
     low: query.get("low") ?? "",
     high: query.get("high") ?? "",
     alive: query.get("alive") !== "0",
+    box: readBox(query.get("box")),
   };
+}
+
+// A box on the map stands in the address as left,bottom,right,top.
+function readBox(text) {
+  const sides = (text ?? "").split(",").map(Number);
+  return sides.length === 4 && sides.every(Number.isFinite) ? Object.fromEntries(sides.map((side, n) => [["left", "bottom", "right", "top"][n], side])) : null;
 }
 
 // Densities stand in the address and the fields as per cent, and go to the API as shares.
@@ -34,12 +44,13 @@ function asked() {
   const query = new URLSearchParams({ sort: state.sort, descending: state.descending, alive: state.alive });
   if (state.text) query.set("text", state.text);
   for (const key of ["low", "high"]) if (state[key] !== "") query.set(key, String(Number(state[key]) / 100));
+  for (const side of state.box ? SIDES : []) query.set(side, state.box[side]);
   return query;
 }
 
 function keep() {
   const sort = (state.descending ? "-" : "") + state.sort;
-  remember({ sort: sort === "-density" ? null : sort, text: state.text, low: state.low, high: state.high, alive: state.alive ? null : "0" });
+  remember({ sort: sort === "-density" ? null : sort, text: state.text, low: state.low, high: state.high, alive: state.alive ? null : "0", box: state.box && SIDES.map((side) => Number(state.box[side].toPrecision(5))).join(",") });
 }
 
 const rows = new Rows(list.querySelector(".list-body"), {
@@ -101,6 +112,8 @@ function refresh() {
     else header.removeAttribute("aria-sort");
   }
   redrawDensities();
+  redrawMap(state.box);
+  document.getElementById("box").hidden = !state.box;
   return rows.reset();
 }
 
@@ -174,13 +187,31 @@ function drawPositions() {
   }
 }
 
+async function startMap() {
+  const host = document.getElementById("map");
+  if (!host || "frozen" in document.documentElement.dataset) return;
+  const onBox = (box) => {
+    state.box = box;
+    refresh();
+  };
+  try {
+    redrawMap = await drawMap(host, sae.sae, onBox);
+    redrawMap(state.box);
+  } catch (error) {
+    sayFailure(host, error, startMap);
+  }
+}
+
 let typing = 0;
 form.addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(readForm, 150);
 });
 form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("reset", () => setTimeout(readForm));
+form.addEventListener("reset", () => {
+  state.box = null;
+  setTimeout(readForm);
+});
 for (const header of list.querySelectorAll("[data-key]")) header.querySelector("button").onclick = () => onHeader(header.dataset.key);
 document.addEventListener("step", (event) => {
   event.preventDefault();
@@ -198,3 +229,4 @@ fillForm();
 drawDensities();
 drawPositions();
 refresh();
+startMap();

@@ -1,0 +1,93 @@
+"""The C++ body of `firings` (`native/firings.cpp`), called through ctypes."""
+
+from ctypes import Structure, byref, c_int64, c_void_p
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from panscope.kernels.cpu import library
+from panscope.kernels.firings import Classes, Codes, Firings, PerFiring, PerToken
+from panscope.stats import TopK
+
+
+class _Codes(Structure):
+    _fields_ = (("offsets", c_void_p), ("latents", c_void_p), ("values", c_void_p), ("n", c_int64))
+
+
+class _Firings(Structure):
+    _fields_ = (("starts", c_void_p), ("tokens", c_void_p), ("values", c_void_p), ("n", c_int64))
+
+
+class _Best(Structure):
+    _fields_ = (("score", c_void_p), ("origin", c_void_p), ("group", c_void_p), ("k", c_int64))
+
+
+def by_latent(codes: Codes, first: int, end: int) -> Firings:
+    """Count each latent's firings, then put them in their places; threads share the latents."""
+    starts, at = torch.empty(end - first + 1, dtype=torch.int64), _codes(codes)
+    sort = library().panscope_by_latent
+    sort(byref(at), first, end, starts.data_ptr(), None, None)
+    tokens, values = torch.empty(int(starts[-1]), dtype=torch.int32), torch.empty(int(starts[-1]))
+    sort(byref(at), first, end, *(t.data_ptr() for t in (starts, tokens, values)))
+    return Firings(starts, tokens, values)
+
+
+def bins_of(values: PerFiring, inner_edges: Float[Tensor, " edges"]) -> Classes:
+    """Begin at the place that the bits of the float tell, and step to the bin."""
+    bins = torch.empty(len(values), dtype=torch.uint8)
+    edges = inner_edges.data_ptr(), len(inner_edges)
+    library().panscope_bins(values.data_ptr(), len(values), *edges, bins.data_ptr())
+    return bins
+
+
+def count_(counts: Int[Tensor, "latents classes"], firings: Firings, classes: Classes) -> None:
+    """Count, latent by latent."""
+    at = classes.data_ptr(), counts.shape[1], counts.data_ptr()
+    library().panscope_count(byref(_firings(firings)), *at)
+
+
+def sum_(
+    total: Float[Tensor, " latents"], square: Float[Tensor, " latents"], firings: Firings
+) -> None:
+    """Add up, latent by latent."""
+    library().panscope_sums(byref(_firings(firings)), total.data_ptr(), square.data_ptr())
+
+
+def offer_(
+    best: TopK,
+    firings: Firings,
+    scores: PerFiring,
+    origins: PerToken,
+    groups: PerToken,
+    classes: Classes,
+) -> None:
+    """Compare with the last of the best, and only if it is beaten find the place."""
+    kept = (best.scores, best.origins, best.groups)
+    into = _Best(*(t.data_ptr() for t in kept), best.scores.shape[1])
+    n_classes = len(best.scores) // firings.n_latents
+    given = scores.data_ptr(), classes.data_ptr(), n_classes, origins.data_ptr(), groups.data_ptr()
+    library().panscope_best(byref(_firings(firings)), *given, byref(into))
+
+
+def add_together_(
+    counts: Int[Tensor, "latents width"],
+    products: Float[Tensor, "latents width"],
+    firings: Firings,
+    codes: Codes,
+) -> None:
+    """Add up the tokens at which a latent fires, row by row of the result."""
+    given = byref(_firings(firings)), byref(_codes(codes)), counts.shape[1]
+    library().panscope_together(*given, counts.data_ptr(), products.data_ptr())
+
+
+def _codes(codes: Codes) -> _Codes:
+    """Point at codes, which must be kept until the call is done."""
+    at = (codes.offsets.data_ptr(), codes.latents.data_ptr(), codes.values.data_ptr())
+    return _Codes(*at, codes.n_tokens)
+
+
+def _firings(firings: Firings) -> _Firings:
+    """Point at firings, which must be kept until the call is done."""
+    at = (firings.starts.data_ptr(), firings.tokens.data_ptr(), firings.values.data_ptr())
+    return _Firings(*at, firings.n_latents)

@@ -1,0 +1,240 @@
+import json
+import sqlite3
+import threading
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from panscope.atlas.database import MIGRATIONS, words_of
+from panscope.atlas.labels import LABEL_CHARACTERS, Label, Score
+from panscope.atlas.notes import Notes
+from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError, Unsupported
+
+SAE = "resid_post.1/w64_l0_20"
+
+
+def label(text: str = "months of the year", index: int = 3, method: str = "rules") -> Label:
+    return Label(SAE, index, text, "panscope", method)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    return Notes.open(tmp_path / "run" / "notes.sqlite")
+
+
+def test_a_label_comes_back_as_it_was_written(notes: Notes):
+    scores = (Score("detection", 0.91, 0.52, 40, 2, "rules", '[{"context": 3}]'),)
+    made_from = '{"shown": [1, 2]}'
+    written = notes.add(replace(label(" months "), scores=scores, made_from=made_from))
+    assert written.text == "months"
+    assert written.id and written.created.endswith("Z")
+    assert notes.labels(SAE, 3) == (written,)
+    assert notes.shown(SAE)[3].scores == (replace(scores[0], details="[]"),)
+    assert Notes.open(notes.path).labels(SAE, 3) == (written,)
+
+
+def test_nothing_is_written_over(notes: Notes):
+    texts = ["months", "names of months", "dates"]
+    for text in texts:
+        notes.add(label(text))
+    assert [one.text for one in notes.labels(SAE, 3)] == texts[::-1]
+    assert notes.labels(SAE, 4) == notes.labels("mlp_out.1/x", 3) == ()
+
+
+def test_what_a_person_wrote_is_shown_before_what_a_machine_did(notes: Notes):
+    assert notes.label_of(SAE, 3) is None
+    first = notes.add(label("months"))
+    assert notes.label_of(SAE, 3) == first
+    human = notes.add(replace(label("spring months"), method="human", author="Ada"))
+    notes.add(label("dates"))
+    assert notes.label_of(SAE, 3) == human
+    assert notes.shown(SAE) == {3: human}
+    assert notes.methods(SAE) == {3: {"rules", "human"}}
+
+
+def test_a_newer_score_of_a_scorer_replaces_the_one_that_is_read(notes: Notes):
+    written = notes.add(replace(label(), scores=(Score("detection", 0.5, 0.5, 10),)))
+    notes.add_scores(written, [Score("detection", 0.8, 0.5, 20), Score("fuzzing", 0.7, 0.5, 20)])
+    (read,) = notes.labels(SAE, 3)
+    assert [(s.scorer, s.value) for s in read.scores] == [("detection", 0.8), ("fuzzing", 0.7)]
+    with pytest.raises(NotFound, match="label 99"):
+        notes.add_scores(replace(written, id=99), [Score("detection", 0.8, 0.5, 20)])
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("rivers", [1]),
+        ("river", [1]),
+        ("dark riv", [1]),
+        ('"dark river"', [1]),
+        ('"river dark"', []),
+        ("blue", [2, 1]),
+        ("Étés", [4]),
+        ("ete", [4]),
+        ("mont", [3]),
+        ("months AND", []),
+        ("text:blue", []),
+        ("", []),
+        ('"', []),
+        ("*", []),
+        ("NEAR(blue river)", []),
+        ("'; DROP TABLE labels; --", []),
+    ],
+)
+def test_labels_are_found_by_their_words(notes: Notes, typed: str, found: list[int]):
+    texts = ["dark rivers, blue mud and many other things", "blue", "months", "été, the summer"]
+    for index, text in enumerate(texts, start=1):
+        notes.add(label(text, index))
+    assert [hit.label.index for hit in notes.search(typed)] == found
+
+
+def test_replaced_labels_are_not_found_and_saes_can_be_told_apart(notes: Notes):
+    notes.add(label("rivers"))
+    notes.add(label("lakes"))
+    notes.add(replace(label("rivers"), sae="mlp_out.0/w64"))
+    assert [hit.label.sae for hit in notes.search("rivers")] == ["mlp_out.0/w64"]
+    assert notes.search("rivers", sae=SAE) == []
+    assert len(notes.search("lakes", sae=SAE)) == 1
+
+
+def test_a_search_comes_in_windows(notes: Notes):
+    for index in range(7):
+        notes.add(label("rain", index))
+    pages = [[hit.label.index for hit in notes.search("rain", 3, start)] for start in (0, 3, 6, 9)]
+    assert pages == [[0, 1, 2], [3, 4, 5], [6], []]
+    assert notes.search("rain", -1) == notes.search("rain", 0) == []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.text(st.characters(categories=None), max_size=30))
+def test_no_text_is_syntax(notes: Notes, typed: str):
+    notes.search(typed)
+    notes.labels(typed, 0)
+    assert notes.search('nothing"' + typed) == []
+
+
+@pytest.mark.parametrize("text", ["", "  ", "a\0b", "\ud800", "x" * (LABEL_CHARACTERS + 1)])
+def test_what_is_no_label_is_refused(notes: Notes, text: str):
+    with pytest.raises(ConfigError, match="a label's text"):
+        notes.add(label(text))
+
+
+@pytest.mark.parametrize("index", [-1, 2**63])
+def test_what_is_no_index_is_refused(notes: Notes, index: int):
+    for use in (lambda: notes.labels(SAE, index), lambda: notes.add(label(index=index))):
+        with pytest.raises(ConfigError, match="no feature's index"):
+            use()
+
+
+def test_bookmarks_are_kept_once(notes: Notes):
+    for index in (3, 5, 3):
+        notes.bookmark(SAE, index)
+    assert [mark.index for mark in notes.bookmarks()] == [5, 3]
+    notes.forget(SAE, 3)
+    notes.forget(SAE, 4)
+    assert [mark.index for mark in notes.bookmarks()] == [5]
+
+
+def test_edits_are_kept_under_a_key_that_cannot_be_guessed(notes: Notes):
+    edits = json.dumps([{"action": "add", "value": 3.0}])
+    first, second = notes.save_edits("more rain", edits), notes.save_edits("more rain", edits)
+    assert first.key != second.key and len(first.key) == 12
+    assert notes.edits(first.key) == first
+    assert set(notes.saved_edits()) == {first, second}
+    with pytest.raises(NotFound, match="were not saved here"):
+        notes.edits("' OR 1=1 --")
+    with pytest.raises(ConfigError, match="not JSON"):
+        notes.save_edits("x", "[")
+    with pytest.raises(ConfigError, match="characters"):
+        notes.save_edits("x", " " * 70_000 + "[]")
+
+
+def test_reading_makes_nothing_and_sees_what_others_write(tmp_path: Path):
+    path = tmp_path / "notes.sqlite"
+    reader = Notes.reading(path)
+    assert reader.labels(SAE, 3) == () and reader.search("rain") == []
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(PanscopeError, match="open for reading"):
+        reader.add(label())
+    writer = Notes.open(path)
+    written = writer.add(label())
+    assert reader.labels(SAE, 3) == (written,)
+    with pytest.raises(PanscopeError, match="readonly"):
+        reader.add(label())
+    writer.close()
+    reader.close()
+    assert Notes.reading(path).labels(SAE, 3) == (written,)
+    assert Notes.reading(path).search("months")[0].label == written
+
+
+def _add_twenty(path: Path, first: int) -> None:
+    notes = Notes.open(path)
+    for index in range(first, first + 20):
+        notes.add(label("rain", index))
+
+
+def test_threads_and_processes_write_at_once(notes: Notes):
+    threads = [threading.Thread(target=_add_twenty, args=(notes.path, 20 * n)) for n in range(3)]
+    process = get_context("fork").Process(target=_add_twenty, args=(notes.path, 60))
+    shared = threading.Thread(target=lambda: [notes.add(label("rain", 80)) for _ in range(20)])
+    process.start()
+    for thread in (*threads, shared):
+        thread.start()
+    for worker in (*threads, shared, process):
+        worker.join()
+    assert len(notes.search("rain", 200)) == 81
+    assert len(notes.labels(SAE, 80)) == 20
+
+
+def test_a_label_is_written_with_all_its_scores_or_not(notes: Notes):
+    broken = Score("detection", 0.9, 0.5, 2**70)
+    with pytest.raises(OverflowError):
+        notes.add(replace(label(), scores=(Score("fuzzing", 0.9, 0.5, 3), broken)))
+    assert notes.labels(SAE, 3) == () and notes.search("months") == []
+    notes.add(label())
+
+
+def test_files_that_are_not_notes_are_named(tmp_path: Path):
+    torn = tmp_path / "torn.sqlite"
+    torn.write_bytes(b"no database, but long enough to have a header " * 30)
+    with pytest.raises(Corrupt, match=r"torn\.sqlite: is damaged"):
+        Notes.open(torn)
+    other = sqlite3.connect(tmp_path / "other.sqlite")
+    other.execute("CREATE TABLE t (x)")
+    other.close()
+    with pytest.raises(Unsupported, match="another program's"):
+        Notes.open(tmp_path / "other.sqlite")
+    with pytest.raises(PanscopeError, match="could not be used"):
+        Notes.open(torn / "below" / "a" / "file")
+
+
+def test_notes_of_a_later_format_are_refused(notes: Notes):
+    notes.close()
+    connection = sqlite3.connect(notes.path)
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    connection.close()
+    for opening in (Notes.open, lambda path: Notes.reading(path).labels(SAE, 3)):
+        with pytest.raises(Unsupported, match="upgrade panscope"):
+            opening(notes.path)
+
+
+def test_a_damaged_page_is_named(notes: Notes):
+    for index in range(300):
+        notes.add(label("rain " * 20, index))
+    notes.close()
+    data = bytearray(notes.path.read_bytes())
+    for page in range(4096, len(data), 4096):
+        data[page : page + 100] = b"\xff" * 100
+    notes.path.write_bytes(data)
+    with pytest.raises(Corrupt, match="is damaged"):
+        Notes.open(notes.path).labels(SAE, 3)
+
+
+def test_words_keep_their_order_and_quotes():
+    assert words_of('a "b c') == '"a" "b" "c" *'
+    assert words_of('"a b"') == '"a b"'

@@ -1,0 +1,89 @@
+"""The C++ body of what is counted of firings does the same as the definitions, to the bit."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from panscope.kernels import cpu, cpu_firings, firings
+from panscope.kernels.bodies import counting
+from panscope.kernels.firings import Codes
+from panscope.stats import LogHistogram, TopK
+
+pytestmark = pytest.mark.skipif(not cpu.available(), reason=str(cpu.why_not()))
+
+WIDTH, N_CLASSES = 9, 4
+
+
+def codes_of(f: Tensor) -> Codes:
+    """What fired of activations (tokens, latents)."""
+    counts = (f != 0).sum(1)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Codes(offsets, f.nonzero()[:, 1].int(), f[f != 0], f.shape[1])
+
+
+@st.composite
+def activations(draw: st.DrawFn) -> Tensor:
+    """Sparse activations (tokens, latents), many of them equal."""
+    seed, n_tokens = draw(st.integers(0, 10_000)), draw(st.integers(0, 40))
+    generator = torch.Generator().manual_seed(seed)
+    f = torch.randint(1, 6, (n_tokens, WIDTH), generator=generator) / 2
+    return f * (torch.rand(f.shape, generator=generator) < draw(st.sampled_from([0.05, 0.4, 1.0])))
+
+
+@given(f=activations(), first=st.integers(0, WIDTH), end=st.integers(0, WIDTH))
+def test_codes_are_sorted_by_latent(f: Tensor, first: int, end: int):
+    first, end = min(first, end), max(first, end)
+    for body in (firings, cpu_firings):
+        found = body.by_latent(codes_of(f), first, end)
+        assert found.n_latents == end - first
+        for latent in range(first, end):
+            mine = slice(*found.starts[latent - first : latent - first + 2].tolist())
+            fired = f[:, latent].nonzero().squeeze(1)
+            assert found.tokens[mine].tolist() == fired.tolist()
+            assert torch.equal(found.values[mine], f[fired, latent])
+
+
+def test_bins_are_those_of_the_edges():
+    """Also on the edges themselves, beside them, and beyond the ends."""
+    histogram = LogHistogram.zero(1, 0.37, range(-8, 3), 4)
+    inner = torch.tensor(histogram.edges[1:-1])
+    around = [torch.nextafter(inner, torch.tensor(to)) for to in (0.0, torch.inf)]
+    values = torch.cat([inner, *around, torch.tensor([1e-30, 1e30]), torch.rand(2000) * 3])
+    expected = torch.bucketize(values, inner, right=True)
+    for body in (firings, cpu_firings):
+        assert torch.equal(body.bins_of(values, inner).long(), expected)
+
+
+@given(batches=st.lists(activations(), min_size=1, max_size=3), threads=st.sampled_from([1, 3]))
+def test_what_is_counted_is_the_same_to_the_bit(batches: list[Tensor], threads: int):
+    torch.set_num_threads(threads)
+    told = [_told(body, batches) for body in (firings, cpu_firings)]
+    torch.set_num_threads(1)
+    for defined, found in zip(*told, strict=True):
+        assert torch.equal(defined, found)
+
+
+def _told(body: firings.Counting, batches: list[Tensor]) -> list[Tensor]:
+    counts = torch.zeros(WIDTH, N_CLASSES, dtype=torch.int64)
+    total, square = (torch.zeros(WIDTH, dtype=torch.float64) for _ in range(2))
+    together = torch.zeros(5, WIDTH, dtype=torch.int32)
+    products = torch.zeros(5, WIDTH, dtype=torch.float64)
+    best = TopK.zero(WIDTH * N_CLASSES, 3)
+    seen = 0
+    for f in batches:
+        codes = codes_of(f)
+        fired = body.by_latent(codes, 0, WIDTH)
+        classes = (fired.tokens % N_CLASSES).to(torch.uint8)
+        origins = torch.arange(seen, seen + len(f))
+        seen += len(f)
+        body.count_(counts, fired, classes)
+        body.sum_(total, square, fired)
+        body.offer_(best, fired, fired.values, origins, (origins // 7).int(), classes)
+        body.add_together_(together, products, body.by_latent(codes, 2, 7), codes)
+    return [counts, total, square, together, products, best.scores, best.origins, best.groups]
+
+
+def test_the_native_body_is_the_one_that_counts():
+    assert counting() is cpu_firings

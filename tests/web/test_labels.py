@@ -1,0 +1,59 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from tests.web.conftest import SAES
+from tests.web.fixture_run import FakeLive, build
+
+from panscope.web.app import create_app
+
+SAE, TOKEN = SAES[2], "0123456789abcdef"
+PATH = f"/api/sae/{SAE}/feature/9/labels"
+GIVEN = {"authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def writable(tmp_path: Path) -> Iterator[TestClient]:
+    run = build(tmp_path / "run")
+    with TestClient(create_app(run, FakeLive(SAES), TOKEN)) as client:
+        yield client
+
+
+def test_a_label_is_written_shown_and_found(writable: TestClient) -> None:
+    assert "No label yet" in writable.get(f"/sae/{SAE}/9").text
+    said = {"text": "code that <b>defines</b>", "author": "Ada"}
+    first = writable.post(PATH, json=said, headers=GIVEN)
+    assert first.status_code == 200
+    second = writable.post(PATH, json=said | {"text": "keywords"}, headers=GIVEN).json()
+    assert (second["method"], second["author"]) == ("human", "Ada")
+    assert [label["text"] for label in writable.get(PATH).json()] == ["keywords", said["text"]]
+    html = writable.get(f"/sae/{SAE}/9").text
+    assert '<h2 id="label-title">keywords</h2>' in html
+    assert "code that &lt;b&gt;defines&lt;/b&gt;" in html
+    found = writable.get("/api/search/labels", params={"text": "keyword"}).json()
+    assert [hit["row"]["index"] for hit in found["hits"]] == [9]
+
+
+def test_nobody_writes_without_the_token(writable: TestClient, client: TestClient) -> None:
+    said = {"text": "months", "author": "Ada"}
+    assert writable.post(PATH, json=said).status_code == 401
+    wrong = writable.post(PATH, json=said, headers={"authorization": f"Bearer {TOKEN}x"})
+    assert wrong.status_code == 401
+    assert client.post(PATH, json=said, headers=GIVEN).status_code == 403
+    assert writable.get(PATH).json() == []
+
+
+@pytest.mark.parametrize("text", ["", " ", "x" * 2_001, "a\0b"])
+def test_what_is_no_label_is_refused(writable: TestClient, text: str) -> None:
+    answer = writable.post(PATH, json={"text": text, "author": "Ada"}, headers=GIVEN)
+    assert answer.status_code == 422
+    assert writable.get(PATH).json() == []
+
+
+def test_labels_of_what_is_not_there(writable: TestClient) -> None:
+    said = {"text": "months", "author": "Ada"}
+    assert writable.get(f"/api/sae/{SAE}/feature/64/labels").status_code == 404
+    there = writable.post(f"/api/sae/{SAE}x/feature/0/labels", json=said, headers=GIVEN)
+    assert there.status_code == 404
+    assert f"did you mean {SAE}" in there.json()["error"]["message"]
