@@ -141,7 +141,7 @@ def test_a_flipped_bit_in_the_log_is_named_and_written_again(
     events: list[Event] = []
     describe.run(asked._replace(emit=events.append))
     (warned,) = [event for event in events if isinstance(event, Warned)]
-    assert f"piece-00001/{name}: sha256" in warned.text
+    assert f"piece-00001/{name}: blake3" in warned.text
     assert passes == [2], "the piece alone is read again"
     assert bytes_of(tmp_path / "damaged") == bytes_of(whole)
 
