@@ -8,7 +8,7 @@ A verb's stage is imported inside its command, so that `show`, `verify` and `ser
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def main() -> None:
     panscope demo                        train, measure, describe and explore a pocket model
     panscope plan recipe.toml            say what that will cost
     panscope train recipe.toml           train the suite that a recipe describes
+    panscope explain recipe.toml         say what its features mean
     panscope serve runs/demo             open the pages of a run
     panscope show runs/demo/suite        print what an artefact is and what it was made from
     """
@@ -149,6 +150,34 @@ _verb("harvest", "Write a model's activations at many sites into a store.", _pri
 _verb("train", "Train a suite of Saes, all over one stream of activations.")
 _verb("evaluate", "Measure every Sae of a suite on held-out text.", _print_metrics)
 _verb("describe", "Find what every feature responds to, in one pass over text.")
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1)
+@click.option("--output", type=FOLDER, required=True, help="The run folder, with an atlas.")
+@click.option("--sae", "saes", multiple=True, help="Ids, with * for any part.  [default: all]")
+@click.option("--features", default="", help="Such as 3,7,100-199.  [default: all alive]")
+def explain(
+    recipe: str, overrides: tuple[str, ...], output: Path, saes: tuple[str, ...], features: str
+) -> None:
+    """Say what features mean, and how well that tells where they fire.
+
+    By rules that are found in their examples, or by a language model at any endpoint that speaks
+    OpenAI's protocol. What is labelled already is left as it is.
+
+    \b
+    panscope explain demo --output runs/demo
+    panscope explain demo --output runs/demo --sae 'resid_post.2/*' --features 3,7,100-199
+    panscope explain demo --output runs/demo explain.by=endpoint explain.at_most=20 \\
+        explain.endpoint.base_url=http://localhost:8000/v1 explain.endpoint.model=qwen3-32b
+    """
+    chosen = {"explain.saes": list(saes), "explain.features": _indices(features)}
+    named = tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items() if value)
+    with _crew(recipe, (*overrides, *named), output) as crew:
+        crew.run("explain")
+    if crew.leads:
+        _print_labels(output)
 
 
 @main.command()
@@ -299,6 +328,17 @@ def _artefacts(path: str) -> list[Place]:
     return below or [place]
 
 
+def _indices(text: str) -> list[int]:
+    """Read numbers and ranges of them; both ends of a range belong to it."""
+    indices: list[int] = []
+    for part in filter(None, text.replace(" ", "").split(",")):
+        low, dash, high = part.partition("-")
+        if not (low.isdecimal() and (high.isdecimal() if dash else True)):
+            raise ConfigError("--features", f"{part!r} is no index", "write such as 3,7,100-199")
+        indices += range(int(low), int(high or low) + 1)
+    return indices
+
+
 def _import_web() -> Any:
     """Import the web floor, which is an extra."""
     try:
@@ -328,6 +368,38 @@ def _metrics_table(facts: Any) -> Table:
         row = (f"{m['l0']:.1f}", f"{m['fvu']:.3f}", delta, f"{m['dead_share']:.1%}")
         table.add_row(fact["site"], str(fact["width"]), *row)
     return table
+
+
+def _print_labels(run: Path) -> None:
+    from panscope.atlas.features import Atlas
+    from panscope.atlas.notes import Notes
+
+    notes = Notes.reading(run / "notes.sqlite")
+    OUT.print(_labels_table({sae: notes.shown(sae) for sae in Atlas(run / "atlas").saes}))
+    notes.close()
+
+
+def _labels_table(labels: Mapping[str, Mapping[int, Any]]) -> Table:
+    """Lay out how good labels are, beside those of other features: a row a Sae."""
+    scores = [s for shown in labels.values() for label in shown.values() for s in label.scores]
+    scorers = sorted({score.scorer for score in scores})
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("Sae")
+    for name in ("labels", *scorers):
+        table.add_column(name, justify="right")
+    for sae, shown in labels.items():
+        of_sae = [score for label in shown.values() for score in label.scores]
+        means = [_mean_beside_baseline([s for s in of_sae if s.scorer == name]) for name in scorers]
+        table.add_row(sae, str(len(shown)), *means)
+    return table
+
+
+def _mean_beside_baseline(scores: Sequence[Any]) -> str:
+    """Write a mean score, and that of other features' labels in brackets."""
+    columns = [[s.value for s in scores], [s.baseline for s in scores]]
+    known = [[value for value in column if value is not None] for column in columns]
+    value, baseline = (f"{sum(v) / len(v):.2f}" if v else "-" for v in known)
+    return f"{value} ({baseline})"
 
 
 def _errors_table(facts: Any) -> Table:

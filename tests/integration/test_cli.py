@@ -403,7 +403,18 @@ def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, c
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "plan", "harvest", "train", "evaluate", "describe", "serve", "show", "verify"],
+    [
+        "demo",
+        "plan",
+        "harvest",
+        "train",
+        "evaluate",
+        "describe",
+        "explain",
+        "serve",
+        "show",
+        "verify",
+    ],
 )
 def test_help_shows_an_example(panscope: Command, command: str):
     result = panscope(command, "--help")

@@ -67,19 +67,15 @@ class Notes:
             self._connection = None
 
     def add(self, label: Label) -> Label:
-        """Write a label and its scores, both or neither; return it with its id and time."""
-        refuse_unfit(label)
-        created = label.created or now()
-        row = (label.sae, label.index, label.text.strip(), label.author, label.method, created)
+        """Write a label and its scores; return it with its id and time."""
+        return self.add_all([label])[0]
+
+    def add_all(self, labels: Sequence[Label]) -> list[Label]:
+        """Write labels and their scores, all or none."""
+        for label in labels:
+            refuse_unfit(label)
         with self._writing() as connection:
-            cursor = connection.execute(
-                "INSERT INTO labels (sae, latent, text, author, method, created, made_from)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*row, label.made_from),
-            )
-            number = int(cursor.lastrowid or 0)
-            _insert_scores(connection, number, label.scores)
-        return replace(label, text=label.text.strip(), created=created, id=number)
+            return [_inserted(connection, label) for label in labels]
 
     def add_scores(self, label: Label, scores: Sequence[Score]) -> None:
         """Write more scores of a label that is in the notes; older ones stay in its history."""
@@ -232,6 +228,19 @@ def now() -> str:
 def _shown(labels: Sequence[Label]) -> Label | None:
     """Choose among the labels of a feature, newest first."""
     return next((label for label in labels if label.method == HUMAN), next(iter(labels), None))
+
+
+def _inserted(connection: sqlite3.Connection, label: Label) -> Label:
+    text, created = label.text.strip(), label.created or now()
+    row = (label.sae, label.index, text, label.author, label.method, created, label.made_from)
+    cursor = connection.execute(
+        "INSERT INTO labels (sae, latent, text, author, method, created, made_from)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        row,
+    )
+    assert cursor.lastrowid is not None
+    _insert_scores(connection, cursor.lastrowid, label.scores)
+    return replace(label, text=text, created=created, id=cursor.lastrowid)
 
 
 def _insert_scores(connection: sqlite3.Connection, label: int, scores: Sequence[Score]) -> None:

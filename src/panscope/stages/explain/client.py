@@ -1,0 +1,275 @@
+"""The door to a language model at any endpoint that speaks OpenAI's protocol.
+
+What was answered once is kept on disk under the digest of the question, so that a run that was
+killed, or repeated, asks nothing twice. Refusals that will pass (429, 5xx, time-outs, torn or
+malformed answers) are tried again, more slowly each time and not before the server says so; what
+still fails is no answer, and is counted. What will not pass (a wrong key or model) stops the run.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from threading import Condition, Lock
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from panscope import config, files
+from panscope.config import digest_of
+from panscope.errors import ConfigError, NotFound, PanscopeError, nearest
+from panscope.stages.explain.prompts import Messages
+
+PAUSE_AT_MOST_SECONDS = 300.0
+IN_A_ROW = 10  # questions without an answer, one after another, after which the run stops
+PASSING = {408, 409, 425, 429}
+
+
+class Endpoint(config.Config):
+    """Where a language model answers, how fast it may be asked, and what that costs."""
+
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] = "http://localhost:8000/v1"
+    """Up to and without `/chat/completions`; vLLM, llama.cpp and Ollama serve `/v1`."""
+    model: str = ""
+    key_variable: str | None = None
+    """The environment variable that holds the key; the key itself is written nowhere."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    answer_tokens: Annotated[int, Field(gt=0)] = 512
+    at_once: Annotated[int, Field(gt=0, le=256)] = 8
+    """Questions on their way together."""
+    a_minute: Annotated[float, Field(gt=0)] = 600.0
+    """Questions sent in a minute, at most."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    tries: Annotated[int, Field(gt=0)] = 6
+    pause_seconds: Annotated[float, Field(ge=0)] = 1.0
+    """Before the second try; it doubles from try to try."""
+    dollars_in: Annotated[float, Field(ge=0)] = 0.0
+    """For a million tokens of questions."""
+    dollars_out: Annotated[float, Field(ge=0)] = 0.0
+    """For a million tokens of answers."""
+    most_dollars: Annotated[float, Field(ge=0)] | None = None
+    """A run that has spent as much asks no more."""
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a run has asked so far; `kept` counts answers found on disk, which cost nothing."""
+
+    asked: int = 0
+    kept: int = 0
+    failed: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    failed_in_a_row: int = 0
+
+    def dollars(self, endpoint: Endpoint) -> float:
+        """Price the tokens."""
+        millionths = self.tokens_in * endpoint.dollars_in + self.tokens_out * endpoint.dollars_out
+        return millionths / 1e6
+
+
+class Passing(Exception):
+    """A failure that may pass; `after_seconds` is how long the server wants to be left alone."""
+
+    def __init__(self, why: str, after_seconds: float = 0.0) -> None:
+        super().__init__(why)
+        self.after_seconds = after_seconds
+
+
+@dataclass(slots=True)
+class Client:
+    """An endpoint, and the folder of what it has answered; threads may share it."""
+
+    endpoint: Endpoint
+    kept: Path
+    http: Any
+    sleep: Callable[[float], None] = time.sleep
+    spent: Spent = field(default_factory=Spent)
+    lock: Lock = field(default_factory=Lock)
+    on_their_way: set[Path] = field(default_factory=set)
+    returned: Condition = field(default_factory=Condition)
+    next_at: float = 0.0
+
+    def ask(self, messages: Messages) -> str | None:
+        """Return the answer to some messages, from disk if it is there; None where none came."""
+        body = {
+            "model": self.endpoint.model,
+            "messages": list(messages),
+            "temperature": self.endpoint.temperature,
+            "max_tokens": self.endpoint.answer_tokens,
+        }
+        digest = digest_of({"url": self.endpoint.base_url, "body": body})
+        path = self.kept / digest[:2] / f"{digest}.json"
+        with self._alone(path):
+            if (answer := _kept_answer(path)) is None:
+                return self._asked(body, path)
+        with self.lock:
+            self.spent.kept += 1
+        return answer
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.http.close()
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        """Wait while another thread asks the same: labels of two features may be the same."""
+        with self.returned:
+            self.returned.wait_for(lambda: path not in self.on_their_way)
+            self.on_their_way.add(path)
+        try:
+            yield
+        finally:
+            with self.returned:
+                self.on_their_way.remove(path)
+                self.returned.notify_all()
+
+    def _asked(self, body: dict[str, Any], path: Path) -> str | None:
+        why = ""
+        for number in range(self.endpoint.tries):
+            self._wait_for_a_turn()
+            try:
+                answer = self._sent(body)
+            except Passing as passing:
+                why = str(passing)
+                doubled = self.endpoint.pause_seconds * 2**number
+                if number + 1 < self.endpoint.tries:
+                    pause = max(doubled, passing.after_seconds)
+                    self.sleep(min(pause, PAUSE_AT_MOST_SECONDS))
+                continue
+            files.write_json(path, {"answer": answer, "checksum": digest_of(answer)})
+            return answer
+        self._count_failure(why)
+        return None
+
+    def _wait_for_a_turn(self) -> None:
+        """Wait until a question may be sent; refuse one beyond the budget."""
+        with self.lock:
+            limit = self.endpoint.most_dollars
+            if limit is not None and self.spent.dollars(self.endpoint) >= limit:
+                do = "raise explain.endpoint.most_dollars; the same command goes on from here"
+                raise PanscopeError("explain", f"has spent its {limit} dollars", do)
+            start = max(self.next_at, time.monotonic())
+            self.next_at = start + 60 / self.endpoint.a_minute
+        self.sleep(max(0.0, start - time.monotonic()))
+
+    def _sent(self, body: dict[str, Any]) -> str:
+        """Send one request and read what comes; Passing for what may be tried again."""
+        import httpx2
+
+        try:
+            response = self.http.post("/chat/completions", json=body)
+        except httpx2.HTTPError as error:  # no connection, too slow, torn
+            raise Passing(f"{type(error).__name__}: {error}") from error
+        status = response.status_code
+        if status in PASSING or status >= 500:
+            after = _seconds(response.headers.get("retry-after", ""))
+            raise Passing(f"the server answered {status}", after)
+        if status != 200:
+            raise self._refusal(status, response.text[:300])
+        return self._read(response)
+
+    def _read(self, response: Any) -> str:
+        try:
+            tree = response.json()
+            answer = tree["choices"][0]["message"]["content"] or ""
+            usage = tree.get("usage") or {}
+            tokens = [int(usage.get(f"{which}_tokens") or 0) for which in ("prompt", "completion")]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise Passing("what the server sent is no answer") from error
+        with self.lock:
+            self.spent.asked += 1
+            self.spent.failed_in_a_row = 0
+            self.spent.tokens_in += tokens[0]
+            self.spent.tokens_out += tokens[1]
+        return str(answer)
+
+    def _refusal(self, status: int, text: str) -> PanscopeError:
+        where = f"{self.endpoint.base_url}/chat/completions"
+        if status in (401, 403):
+            do = "name the variable of a valid key in explain.endpoint.key_variable"
+            return ConfigError(where, f"refuses the key ({status})", do)
+        if status == 404:
+            found = f"has no model {self.endpoint.model!r}"
+            return NotFound(where, found, nearest(self.endpoint.model, self._models()))
+        found = f"refuses the question ({status}: {' '.join(text.split())})"
+        return ConfigError(where, found, "correct [explain.endpoint]")
+
+    def _models(self) -> list[str]:
+        """List the models of the endpoint; none if it does not say."""
+        import httpx2
+
+        try:
+            return [str(model["id"]) for model in self.http.get("/models").json()["data"]]
+        except (httpx2.HTTPError, ValueError, LookupError, TypeError):
+            return []
+
+    def _count_failure(self, why: str) -> None:
+        with self.lock:
+            self.spent.failed += 1
+            self.spent.failed_in_a_row += 1
+            if self.spent.failed_in_a_row < IN_A_ROW:
+                return
+        found = f"{IN_A_ROW} questions in a row had no answer ({why})"
+        do = "see to the server; the same command goes on from here"
+        raise PanscopeError(self.endpoint.base_url, found, do)
+
+
+def connect(endpoint: Endpoint, kept: Path) -> Client:
+    """Make a client; ConfigError without a model's name, the library or the key that is named."""
+    try:
+        import httpx2
+    except ModuleNotFoundError as error:
+        do = "run pip install 'panscope[explain]'"
+        raise ConfigError("explain", "httpx2 is not installed", do) from error
+    if not endpoint.model:
+        raise ConfigError("explain.endpoint.model", "is empty", "name a model of the endpoint")
+    headers = {"Authorization": f"Bearer {key}"} if (key := _key(endpoint)) else {}
+    limits = httpx2.Limits(max_connections=endpoint.at_once)
+    http = httpx2.Client(
+        base_url=endpoint.base_url, headers=headers, timeout=endpoint.timeout_seconds, limits=limits
+    )
+    return Client(endpoint, kept, http)
+
+
+def _key(endpoint: Endpoint) -> str:
+    if endpoint.key_variable is None:
+        return ""
+    if not (key := os.environ.get(endpoint.key_variable, "")):
+        found = f"the variable {endpoint.key_variable} is not set"
+        raise ConfigError("explain.endpoint.key_variable", found, "export it, or leave it out")
+    return key
+
+
+def _kept_answer(path: Path) -> str | None:
+    """Read an answer from disk; one whose bytes have changed is asked for again."""
+    try:
+        tree = json.loads(path.read_bytes())
+        answer = tree["answer"]
+        return answer if digest_of(answer) == tree["checksum"] else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _seconds(retry_after: str) -> float:
+    """Read a Retry-After header, which is a number of seconds or a date.
+
+    >>> _seconds("2.5"), _seconds(""), _seconds("Wed, 21 Oct 2015 07:28:00 GMT")
+    (2.5, 0.0, 0.0)
+    """
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        left = parsedate_to_datetime(retry_after) - datetime.now(UTC)
+    except ValueError:
+        return 0.0
+    return max(0.0, left.total_seconds())
