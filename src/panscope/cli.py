@@ -9,7 +9,7 @@ A verb's stage is imported inside its command, so that `show`, `verify` and `ser
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -333,9 +333,10 @@ def _indices(text: str) -> list[int]:
     indices: list[int] = []
     for part in filter(None, text.replace(" ", "").split(",")):
         low, dash, high = part.partition("-")
-        if not (low.isdecimal() and (high.isdecimal() if dash else True)):
+        high = high if dash else low
+        if not (low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
             raise ConfigError("--features", f"{part!r} is no index", "write such as 3,7,100-199")
-        indices += range(int(low), int(high or low) + 1)
+        indices += range(int(low), int(high) + 1)
     return indices
 
 
@@ -374,9 +375,9 @@ def _print_labels(run: Path) -> None:
     from panscope.atlas.features import Atlas
     from panscope.atlas.notes import Notes
 
-    notes = Notes.reading(run / "notes.sqlite")
-    OUT.print(_labels_table({sae: notes.shown(sae) for sae in Atlas(run / "atlas").saes}))
-    notes.close()
+    with closing(Notes.reading(run / "notes.sqlite")) as notes:
+        labels = {sae: notes.shown(sae) for sae in Atlas(run / "atlas").saes}
+    OUT.print(_labels_table({sae: shown for sae, shown in labels.items() if shown}))
 
 
 def _labels_table(labels: Mapping[str, Mapping[int, Any]]) -> Table:
@@ -384,7 +385,7 @@ def _labels_table(labels: Mapping[str, Mapping[int, Any]]) -> Table:
     scores = [s for shown in labels.values() for label in shown.values() for s in label.scores]
     scorers = sorted({score.scorer for score in scores})
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("Sae")
+    table.add_column("Sae", no_wrap=True)
     for name in ("labels", *scorers):
         table.add_column(name, justify="right")
     for sae, shown in labels.items():

@@ -1,11 +1,13 @@
 """Windows, rules, scores and the run of them; what endpoints do is in test_explain_endpoint.py."""
 
+import json
 import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.stages import planted
@@ -13,6 +15,7 @@ from tests.stages import planted
 from panscope.atlas.features import Atlas
 from panscope.atlas.notes import Notes
 from panscope.atlas.records import Context, Example
+from panscope.cli import main
 from panscope.errors import ConfigError, Corrupt, NotFound
 from panscope.events import Event, Finished, Warned, silent
 from panscope.stages.explain import Config, rules, run
@@ -206,3 +209,46 @@ def test_the_recipe_is_strict():
         Config.parse({"by": "gpt"}, "recipe")
     assert Config().decides != Config(seed=1).decides
     assert Config().decides == Config(at_most=3, saes=("x",)).decides, "which is not how"
+
+
+def test_the_command_labels_what_is_named(atlas: Atlas, tmp_path: Path):
+    shutil.copytree(atlas.folder, tmp_path / "atlas")
+    command = ["explain", "demo", "--output", str(tmp_path)]
+    result = CliRunner().invoke(main, [*command, "--sae", "mlp*", "--features", "0, 2-3"])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-2].split() == ["Sae", "labels", *Config().scorers]
+    (row,) = (line for line in result.output.splitlines() if line.startswith("mlp_out.0/w6"))
+    assert row.split()[1] == "3"
+    notes = Notes.reading(tmp_path / "notes.sqlite")
+    assert set(notes.shown(planted.SAES[0])) == {0, 2, 3}
+    assert notes.search("token may")[0].label.index == 0
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["Started", "Advanced", "Finished"]
+    assert json.loads((tmp_path / "recipe.json").read_text())["explain"]["features"] == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "message"),
+    [
+        (["--features", "3,x"], 2, "'x' is no index; write such as 3,7,100-199"),
+        (["--features", "9-3"], 2, "'9-3' is no index"),
+        (["--features", "77"], 3, "has no feature 77; give indices from 0 to 5"),
+        (["--sae", "mlp_out.0/w7"], 3, "did you mean mlp_out.0/w6"),
+        (["explain.by=llm"], 2, "explain.by is 'llm'"),
+        (["explain.by=endpoint"], 2, "explain.endpoint.model: is empty"),
+        (["explain.endpoint.key=x"], 2, "unknown key explain.endpoint.key; known: base_url"),
+    ],
+)
+def test_wrong_names_are_answered(
+    atlas: Atlas, tmp_path: Path, args: list[str], exit_code: int, message: str
+):
+    shutil.copytree(atlas.folder, tmp_path / "atlas")
+    result = CliRunner().invoke(main, ["explain", "demo", *args, "--output", str(tmp_path)])
+    assert result.exit_code == exit_code
+    assert message in result.stderr
+
+
+def test_a_run_without_an_atlas_is_named(tmp_path: Path):
+    result = CliRunner().invoke(main, ["explain", "demo", "--output", str(tmp_path)])
+    assert result.exit_code == 3
+    assert "atlas: no such folder" in result.stderr
