@@ -10,7 +10,7 @@ from panscope.atlas.features import Atlas
 from panscope.atlas.notes import Notes
 from panscope.events import silent
 from panscope.stages.explain import Config, run
-from panscope.stages.explain.client import Endpoint
+from panscope.stages.explain.endpoint import Endpoint
 
 out, url = Path(sys.argv[1]), sys.argv[2]
 endpoint = Endpoint(base_url=url, model="tiny-judge", at_once=2, a_minute=1e6)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from panscope.atlas.notes import Notes
 from panscope.errors import ConfigError, NotFound, PanscopeError
 from panscope.events import Advanced, Event, Warned, silent
 from panscope.stages.explain import Config, run
-from panscope.stages.explain.client import Client, Endpoint, connect
+from panscope.stages.explain.client import Client, connect
+from panscope.stages.explain.endpoint import Endpoint
 from panscope.stages.explain.prompts import label_in, strengths_in, yes_or_no_in
 
 HELLO = ({"role": "user", "content": 'active on: "may"\nExcerpt 1: on may'},)
@@ -107,6 +109,7 @@ def test_nothing_is_asked_twice(model: Model, atlas: Atlas, notes: Notes, tmp_pa
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(atlas: Atlas, tmp_path: Path):
     script = Path(__file__).with_name("killed_explain.py")
     (tmp_path / "atlas").symlink_to(atlas.folder)
@@ -184,6 +187,18 @@ def test_what_fails_for_good_is_no_answer_and_is_asked_again_next_time(asking: A
         assert len(pauses) == 2, "after the last try nobody waits"
         assert client.spent.failed == 1
         assert client.ask(HELLO) == "[1]"
+
+
+def test_who_waits_for_a_server_is_let_go_when_the_client_closes(tmp_path: Path):
+    with serving(lambda number, request: Reply(429, headers={"Retry-After": "200"})) as model:
+        client = connect(endpoint(model), tmp_path)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(client.ask, HELLO)
+            while not model.requests:
+                time.sleep(0.005)
+            client.close()
+            assert answer.result(timeout=5) is None
+    assert len(model.requests) == 1
 
 
 def test_a_dead_server_stops_the_run(asking: Asking):

@@ -7,7 +7,6 @@ still fails is no answer, and is counted. What will not pass (a wrong key or mod
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,62 +14,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from threading import Condition, Lock
-from typing import Annotated, Any
+from threading import Condition, Event, Lock
+from typing import Any
 
-from pydantic import Field
-
-from panscope import config, files
+from panscope import files
 from panscope.config import digest_of
 from panscope.errors import ConfigError, NotFound, PanscopeError, nearest
+from panscope.stages.explain.endpoint import Endpoint, Spent, key_of
 from panscope.stages.explain.prompts import Messages
 
 PAUSE_AT_MOST_SECONDS = 300.0
 IN_A_ROW = 10  # questions without an answer, one after another, after which the run stops
 PASSING = {408, 409, 425, 429}
-
-
-class Endpoint(config.Config):
-    """Where a language model answers, how fast it may be asked, and what that costs."""
-
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] = "http://localhost:8000/v1"
-    """Up to and without `/chat/completions`; vLLM, llama.cpp and Ollama serve `/v1`."""
-    model: str = ""
-    key_variable: str | None = None
-    """The environment variable that holds the key; the key itself is written nowhere."""
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    answer_tokens: Annotated[int, Field(gt=0)] = 512
-    at_once: Annotated[int, Field(gt=0, le=256)] = 8
-    """Questions on their way together."""
-    a_minute: Annotated[float, Field(gt=0)] = 600.0
-    """Questions sent in a minute, at most."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
-    tries: Annotated[int, Field(gt=0)] = 6
-    pause_seconds: Annotated[float, Field(ge=0)] = 1.0
-    """Before the second try; it doubles from try to try."""
-    dollars_in: Annotated[float, Field(ge=0)] = 0.0
-    """For a million tokens of questions."""
-    dollars_out: Annotated[float, Field(ge=0)] = 0.0
-    """For a million tokens of answers."""
-    most_dollars: Annotated[float, Field(ge=0)] | None = None
-    """A run that has spent as much asks no more."""
-
-
-@dataclass(slots=True)
-class Spent:
-    """What a run has asked so far; `kept` counts answers found on disk, which cost nothing."""
-
-    asked: int = 0
-    kept: int = 0
-    failed: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    failed_in_a_row: int = 0
-
-    def dollars(self, endpoint: Endpoint) -> float:
-        """Price the tokens."""
-        millionths = self.tokens_in * endpoint.dollars_in + self.tokens_out * endpoint.dollars_out
-        return millionths / 1e6
 
 
 class Passing(Exception):
@@ -88,7 +43,8 @@ class Client:
     endpoint: Endpoint
     kept: Path
     http: Any
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], object]
+    closing: Event
     spent: Spent = field(default_factory=Spent)
     lock: Lock = field(default_factory=Lock)
     on_their_way: set[Path] = field(default_factory=set)
@@ -113,8 +69,14 @@ class Client:
         return answer
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Let go of the connections; who waits for a turn gets no answer."""
+        self.closing.set()
         self.http.close()
+
+    def metrics(self) -> dict[str, float]:
+        """Say what has been asked and spent so far."""
+        with self.lock:
+            return self.spent.metrics(self.endpoint)
 
     @contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
@@ -133,6 +95,8 @@ class Client:
         why = ""
         for number in range(self.endpoint.tries):
             self._wait_for_a_turn()
+            if self.closing.is_set():
+                return None
             try:
                 answer = self._sent(body)
             except Passing as passing:
@@ -229,21 +193,13 @@ def connect(endpoint: Endpoint, kept: Path) -> Client:
         raise ConfigError("explain", "httpx2 is not installed", do) from error
     if not endpoint.model:
         raise ConfigError("explain.endpoint.model", "is empty", "name a model of the endpoint")
-    headers = {"Authorization": f"Bearer {key}"} if (key := _key(endpoint)) else {}
+    headers = {"Authorization": f"Bearer {key}"} if (key := key_of(endpoint)) else {}
     limits = httpx2.Limits(max_connections=endpoint.at_once)
     http = httpx2.Client(
         base_url=endpoint.base_url, headers=headers, timeout=endpoint.timeout_seconds, limits=limits
     )
-    return Client(endpoint, kept, http)
-
-
-def _key(endpoint: Endpoint) -> str:
-    if endpoint.key_variable is None:
-        return ""
-    if not (key := os.environ.get(endpoint.key_variable, "")):
-        found = f"the variable {endpoint.key_variable} is not set"
-        raise ConfigError("explain.endpoint.key_variable", found, "export it, or leave it out")
-    return key
+    closing = Event()
+    return Client(endpoint, kept, http, closing.wait, closing)
 
 
 def _kept_answer(path: Path) -> str | None:

@@ -1,13 +1,11 @@
 """From an Atlas to labels with scores: features in groups, each written when it is whole."""
 
-import json
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -20,22 +18,23 @@ from pydantic import Field
 
 from panscope import config
 from panscope.atlas.features import Atlas
-from panscope.atlas.labels import Label, Score
+from panscope.atlas.labels import Score
 from panscope.atlas.notes import Notes
 from panscope.atlas.queries import Contexts
-from panscope.atlas.records import Feature
 from panscope.config import digest_of
 from panscope.errors import NotFound, nearest
 from panscope.events import Advanced, Emit, Finished, Started, Warned
 from panscope.stages.explain import judge, rules
-from panscope.stages.explain.client import Client, Endpoint, connect
-from panscope.stages.explain.score import Reading, Scorer, scores
-from panscope.stages.explain.windows import Halves, Row, Rows, Window, halves
+from panscope.stages.explain.client import connect
+from panscope.stages.explain.endpoint import Endpoint
+from panscope.stages.explain.group import LEAST, Explainer, Manner, case, labels
+from panscope.stages.explain.score import Scorer
+from panscope.stages.explain.windows import Row, Rows
 
 STAGE = "explain"
 GROUP = 256  # features explained, then scored beside each other's labels, then written
-LEAST = 2  # firing windows that each half must have
 ROWS_KEPT = 1 << 14  # of text, unpacked: 100 MB at 128 tokens
+Metrics = dict[str, float]
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -58,32 +57,9 @@ class Config(config.Config):
     endpoint: Endpoint = Endpoint()
 
     @property
-    def decides(self) -> str:
-        """The digest of all that a label and its scores depend on."""
-        names = {"by", "scorers", "window_tokens", "windows", "seed"}
-        asked = {"base_url", "model", "temperature", "answer_tokens"}
-        told = self.endpoint.model_dump(include=asked) if self.by == "endpoint" else {}
-        return digest_of({**self.model_dump(include=names), "endpoint": told})
-
-
-@dataclass(frozen=True, slots=True)
-class Explainer:
-    """Someone who finds labels; `author` and `method` stand in the notes."""
-
-    author: str
-    method: str
-    explain: Callable[[Sequence[Window]], Reading | None]
-    at_once: int
-    client: Client | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A feature, its windows, and what a label of it is made from."""
-
-    index: int
-    halves: Halves
-    made_from: str
+    def at_once(self) -> int:
+        """How many features are worked on together."""
+        return self.endpoint.at_once if self.by == "endpoint" else 1
 
 
 def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> Mapping[str, int]:
@@ -96,20 +72,20 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
     """
     started, counts = time.monotonic(), Counter[str]()
     chosen = {sae: _chosen(config, atlas, sae) for sae in _saes(config, atlas)}
-    rows = _rows(atlas)
+    rows, found = _rows(atlas), defaultdict[str, list[Score]](list)
     emit(Started(STAGE, sum(map(len, chosen.values())), "features"))
-    values: dict[str, list[Score]] = {}
-    with _explainer(config, kept) as explainer, ThreadPoolExecutor(explainer.at_once) as pool:
-        for sae, indices in chosen.items():
-            for group in _groups(indices):
-                features = atlas.features(sae, group)
-                cases = [_case(config, atlas, feature, rows) for feature in features]
-                labels = _labels(config, explainer, pool, sae, cases, notes, counts)
-                notes.add_all(labels)
-                counts["features"] += len(group)
-                for score in (score for label in labels for score in label.scores):
-                    values.setdefault(score.scorer, []).append(score)
-                emit(Advanced(STAGE, counts["features"], _metrics(values, explainer)))
+    # The explainer ends first: on an interrupt it lets go of the threads that wait for an answer.
+    with ThreadPoolExecutor(config.at_once) as pool, _explainer(config, kept) as (explainer, spent):
+        manner = _manner(config, atlas, explainer)
+        for sae, group in _groups(chosen):
+            features = atlas.features(sae, _in_company(config, atlas, sae, group))
+            cases = [case(manner, feature, rows) for feature in features]
+            made, became = labels(manner, sae, cases, group, notes, pool)
+            notes.add_all(made)
+            counts += became + Counter({"features": len(group)})
+            for score in (score for label in made for score in label.scores):
+                found[score.scorer].append(score)
+            emit(Advanced(STAGE, counts["features"], {**_means(found), **spent()}))
     for text in _said(counts):
         emit(Warned(STAGE, text))
     emit(Finished(STAGE, time.monotonic() - started, reused=counts["features"] == counts["known"]))
@@ -131,18 +107,31 @@ def _chosen(config: Config, atlas: Atlas, sae: str) -> list[int]:
     if beyond := [index for index in config.features if index >= width]:
         do = f"give indices from 0 to {width - 1}"
         raise NotFound("explain.features", f"{sae} has no feature {beyond[0]}", do)
-    alive = np.flatnonzero(atlas.column(sae, "count")["count"].to_numpy()).tolist()
-    asked = sorted(set(config.features)) or alive
+    asked = sorted(set(config.features)) or _alive(atlas, sae)
     if config.at_most is None or config.at_most >= len(asked):
         return asked
     return sorted(Random(f"{config.seed} {sae}").sample(asked, config.at_most))
 
 
-def _groups(indices: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Divide features into groups of about equal size, so that none is left alone at the end."""
-    n_groups = -(-len(indices) // GROUP)
-    edges = [len(indices) * n // max(n_groups, 1) for n in range(n_groups + 1)]
-    return (indices[a:b] for a, b in pairwise(edges))
+def _groups(chosen: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Sequence[int]]]:
+    """Divide each Sae's features into groups of about equal size."""
+    for sae, indices in chosen.items():
+        n_groups = -(-len(indices) // GROUP)
+        edges = [len(indices) * n // max(n_groups, 1) for n in range(n_groups + 1)]
+        yield from ((sae, indices[a:b]) for a, b in pairwise(edges))
+
+
+def _in_company(config: Config, atlas: Atlas, sae: str, group: Sequence[int]) -> Sequence[int]:
+    """Add, to a feature that is alone, another whose label is its baseline."""
+    others = [index for index in _alive(atlas, sae) if index not in group]
+    if len(group) > 1 or not others:
+        return group
+    return [*group, Random(f"{config.seed} {sae} {group[0]}").choice(others)]
+
+
+def _alive(atlas: Atlas, sae: str) -> list[int]:
+    found: list[int] = np.flatnonzero(atlas.column(sae, "count")["count"].to_numpy()).tolist()
+    return found
 
 
 def _rows(atlas: Atlas) -> Rows:
@@ -150,102 +139,32 @@ def _rows(atlas: Atlas) -> Rows:
     return lru_cache(ROWS_KEPT)(lambda number: Row.of(contexts.get(number), pieces))
 
 
-def _case(config: Config, atlas: Atlas, feature: Feature, rows: Rows) -> Case:
-    cut = halves(feature, rows, config.window_tokens, config.windows, config.seed)
-    shown = [(window.context, window.start) for window in cut.shown]
-    made_from = {"atlas": atlas.manifest.digest, "config": config.decides, "shown": shown}
-    return Case(feature.index, cut, json.dumps(made_from))
-
-
-def _labels(
-    config: Config,
-    explainer: Explainer,
-    pool: ThreadPoolExecutor,
-    sae: str,
-    cases: Sequence[Case],
-    notes: Notes,
-    counts: Counter[str],
-) -> list[Label]:
-    """Explain the features of a group and score those that have no such label yet."""
-    fit = [case for case in cases if _has_windows(case)]
-    known = {case.index for case in fit if _is_known(case, sae, notes)}
-    counts["without windows"] += len(cases) - len(fit)
-    counts["known"] += len(known)
-    if len(known) == len(fit):
-        return []
-    found = list(pool.map(lambda case: explainer.explain(case.halves.shown), fit))
-    pairs = [(case, own) for case, own in zip(fit, found, strict=True) if own is not None]
-    counts["without answer"] += len(fit) - len(pairs)
-    others = _others([own for _, own in pairs], config.seed)
-    wanted = [
-        (case, own, other)
-        for (case, own), other in zip(pairs, others, strict=True)
-        if case.index not in known
-    ]
-    counts["labelled"] += len(wanted)
-    return list(pool.map(partial(_label, config, explainer, sae), *zip(*wanted, strict=True)))
-
-
-def _label(
-    config: Config, explainer: Explainer, sae: str, case: Case, own: Reading, other: Reading | None
-) -> Label:
-    scored = scores(config.scorers, own, other, case.halves.scored, config.seed, explainer.author)
-    return Label(
-        sae=sae,
-        index=case.index,
-        text=own.text,
-        author=explainer.author,
-        method=explainer.method,
-        scores=scored,
-        made_from=case.made_from,
+def _manner(config: Config, atlas: Atlas, explainer: Explainer) -> Manner:
+    how = config.model_dump(exclude={"saes", "features", "at_most", "endpoint"})
+    asked = {"base_url", "model", "temperature", "answer_tokens"}
+    whom = config.endpoint.model_dump(include=asked) if config.by == "endpoint" else {}
+    digest = digest_of({"atlas": atlas.manifest.digest, **how, **whom})
+    return Manner(
+        explainer, config.scorers, config.window_tokens, config.windows, config.seed, digest
     )
-
-
-def _has_windows(case: Case) -> bool:
-    return all(
-        sum(window.fires for window in half) >= LEAST
-        for half in (case.halves.shown, case.halves.scored)
-    )
-
-
-def _is_known(case: Case, sae: str, notes: Notes) -> bool:
-    return any(label.made_from == case.made_from for label in notes.labels(sae, case.index))
-
-
-def _others(readings: Sequence[Reading], seed: int) -> list[Reading | None]:
-    """Give each label another's for comparison; None to one that is alone."""
-    if len(readings) < 2:
-        return [None] * len(readings)
-    by = Random(seed).randrange(1, len(readings))
-    return [*readings[by:], *readings[:by]]
 
 
 @contextmanager
-def _explainer(config: Config, kept: Path) -> Iterator[Explainer]:
-    """Yield the explainer that the recipe names."""
+def _explainer(config: Config, kept: Path) -> Iterator[tuple[Explainer, Callable[[], Metrics]]]:
+    """Yield the explainer that the recipe names, and what tells what it has spent."""
     if config.by == "rules":
-        yield Explainer("panscope", "rules", rules.explain, at_once=1)
+        yield Explainer("panscope", "rules", rules.explain), dict
         return
-    client = connect(config.endpoint, kept)
-    explain = partial(judge.explain, ask=client.ask)
-    try:
-        yield Explainer(config.endpoint.model, "model", explain, config.endpoint.at_once, client)
-    finally:
-        client.close()
+    with closing(connect(config.endpoint, kept)) as client:
+        explain = partial(judge.explain, ask=client.ask)
+        yield Explainer(config.endpoint.model, "model", explain), client.metrics
 
 
-def _metrics(values: Mapping[str, Sequence[Score]], explainer: Explainer) -> dict[str, float]:
-    """Average the scores so far, and their baselines; say what was asked and spent."""
-    metrics: dict[str, float] = {}
-    for scorer, found in values.items():
-        metrics[scorer] = _mean([score.value for score in found])
-        metrics[f"{scorer} shuffled"] = _mean([score.baseline for score in found])
-    if (client := explainer.client) is not None:
-        spent = client.spent
-        metrics |= {"dollars": spent.dollars(client.endpoint), "asked": spent.asked}
-        metrics |= {"kept": spent.kept, "no answer": spent.failed}
-        metrics |= {"tokens in": spent.tokens_in, "tokens out": spent.tokens_out}
-    return metrics
+def _means(found: Mapping[str, Sequence[Score]]) -> Metrics:
+    """Average the scores so far, and their baselines."""
+    values = {name: _mean([score.value for score in of]) for name, of in found.items()}
+    baselines = {f"{name} shuffled": _mean([s.baseline for s in of]) for name, of in found.items()}
+    return {**values, **baselines}
 
 
 def _mean(values: Sequence[float | None]) -> float:
