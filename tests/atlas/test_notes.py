@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from panscope.atlas.database import MIGRATIONS, words_of
+from panscope.atlas.database import MIGRATIONS
 from panscope.atlas.labels import LABEL_CHARACTERS, Label, Score
 from panscope.atlas.notes import Notes
+from panscope.atlas.words import words_of
 from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError, Unsupported
 
 SAE = "resid_post.1/w64_l0_20"

@@ -11,15 +11,13 @@ bound value; what is searched for is taken apart into words first, so that it ha
 import secrets
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import RLock
 from typing import Any, Self
 
-from panscope.atlas.database import connected, connected_for_reading, explained, words_of
+from panscope.atlas.database import IS_CURRENT, Database, connected, connected_for_reading
 from panscope.atlas.labels import (
     HUMAN,
     LARGEST,
@@ -32,17 +30,18 @@ from panscope.atlas.labels import (
     refuse_unfit,
     refuse_unfit_edits,
 )
-from panscope.errors import NotFound, PanscopeError
+from panscope.atlas.meanings import Meanings
+from panscope.atlas.words import words_of
+from panscope.errors import NotFound
 
 
 class Notes:
     """The notes of one run; `open` makes the file, `reading` never does."""
 
-    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection | None]) -> None:
-        self.path = path
-        self._connect = connect
-        self._connection: sqlite3.Connection | None = None
-        self._lock = RLock()
+    def __init__(self, database: Database) -> None:
+        self.path = database.path
+        self.meanings = Meanings(database, self._labels)
+        self._database = database
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -50,21 +49,18 @@ class Notes:
 
         Raises Corrupt for a file that is no database, Unsupported for one of a later format.
         """
-        notes = cls(path, connected)
+        notes = cls(Database(path, connected))
         notes._rows("SELECT 1")
         return notes
 
     @classmethod
     def reading(cls, path: Path) -> Self:
         """Open notes for reading: while there is no file they are empty, and nothing is made."""
-        return cls(path, connected_for_reading)
+        return cls(Database(path, connected_for_reading))
 
     def close(self) -> None:
         """Let go of the file."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+        self._database.close()
 
     def add(self, label: Label) -> Label:
         """Write a label and its scores; return it with its id and time."""
@@ -74,12 +70,12 @@ class Notes:
         """Write labels and their scores, all or none."""
         for label in labels:
             refuse_unfit(label)
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return [_inserted(connection, label) for label in labels]
 
     def add_scores(self, label: Label, scores: Sequence[Score]) -> None:
         """Write more scores of a label that is in the notes; older ones stay in its history."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             if not self._rows("SELECT 1 FROM labels WHERE id = ?", label.id):
                 raise NotFound(f"label {label.id}", "is not in these notes", "add it first")
             _insert_scores(connection, label.id, scores)
@@ -113,10 +109,7 @@ class Notes:
             return []
         rows = self._rows(
             "SELECT labels.id, rank FROM words JOIN labels ON labels.id = words.rowid"
-            " WHERE words MATCH ? AND (? = '' OR sae = ?) AND NOT EXISTS ("
-            "  SELECT 1 FROM labels AS newer WHERE newer.sae = labels.sae"
-            "  AND newer.latent = labels.latent AND newer.method = labels.method"
-            "  AND newer.id > labels.id)"
+            f" WHERE words MATCH ? AND (? = '' OR sae = ?) AND {IS_CURRENT}"
             " ORDER BY rank, labels.id LIMIT ? OFFSET ?",
             *(query, sae, sae, _count(limit), _count(offset)),
         )
@@ -131,13 +124,13 @@ class Notes:
 
     def bookmark(self, sae: str, index: int) -> None:
         """Keep a feature among the bookmarks."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             row = (sae, latent_of(index), now())
             connection.execute("INSERT OR IGNORE INTO bookmarks VALUES (?, ?, ?)", row)
 
     def forget(self, sae: str, index: int) -> None:
         """Take a feature from the bookmarks, if it is there."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             row = (sae, latent_of(index))
             connection.execute("DELETE FROM bookmarks WHERE sae = ? AND latent = ?", row)
 
@@ -150,7 +143,7 @@ class Notes:
         """Keep edits, given as JSON, under a new key."""
         refuse_unfit_edits(name, edits)
         saved = SavedEdits(secrets.token_urlsafe(9), name.strip(), edits, now())
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             row = (saved.key, saved.name, saved.edits, saved.created)
             connection.execute("INSERT INTO edits VALUES (?, ?, ?, ?)", row)
         return saved
@@ -172,7 +165,7 @@ class Notes:
         self, where: str, *values: str | int, details: str = "details"
     ) -> tuple[Label, ...]:
         names = "id, sae, latent, text, author, method, created, made_from"
-        with self._lock:
+        with self._database.lock:
             rows = self._rows(f"SELECT {names} FROM labels {where}", *values)
             scores = self._scores(where, *values, details=details)
         return tuple(
@@ -197,27 +190,7 @@ class Notes:
         return defaultdict(list, {number: by.values() for number, by in found.items()})
 
     def _rows(self, sql: str, *values: str | int) -> list[Any]:
-        """Return what a question finds; half a surrogate pair, which no text has, becomes "?"."""
-        bound = [v.encode(errors="replace").decode() if isinstance(v, str) else v for v in values]
-        with self._lock, explained(self.path):
-            connection = self._connected()
-            return [] if connection is None else connection.execute(sql, bound).fetchall()
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection within a transaction that ends whole or not at all."""
-        with self._lock, explained(self.path):
-            connection = self._connected()
-            if connection is None:
-                raise PanscopeError(str(self.path), "is open for reading", "open it for writing")
-            connection.execute("BEGIN IMMEDIATE")
-            with connection:
-                yield connection
-
-    def _connected(self) -> sqlite3.Connection | None:
-        if self._connection is None:
-            self._connection = self._connect(self.path)
-        return self._connection
+        return self._database.rows(sql, *values)
 
 
 def now() -> str:

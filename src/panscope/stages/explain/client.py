@@ -8,14 +8,14 @@ still fails is no answer, and is counted. What will not pass (a wrong key or mod
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Condition, Event, Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from panscope import files
 from panscope.config import digest_of
@@ -23,6 +23,7 @@ from panscope.errors import ConfigError, NotFound, PanscopeError, nearest
 from panscope.stages.explain.endpoint import Endpoint, Spent, key_of
 from panscope.stages.explain.prompts import Messages
 
+Answer = TypeVar("Answer")
 PAUSE_AT_MOST_SECONDS = 300.0
 IN_A_ROW = 10  # questions without an answer, one after another, after which the run stops
 PASSING = {408, 409, 425, 429}
@@ -62,11 +63,19 @@ class Client:
         digest = digest_of({"url": self.endpoint.base_url, "body": body})
         path = self.kept / digest[:2] / f"{digest}.json"
         with self._alone(path):
-            if (answer := _kept_answer(path)) is None:
-                return self._asked(body, path)
+            if (kept := _kept_answer(path)) is None:
+                answer = self._asked("/chat/completions", body, _text)
+                if answer is not None:
+                    files.write_json(path, {"answer": answer, "checksum": digest_of(answer)})
+                return answer
         with self.lock:
             self.spent.kept += 1
-        return answer
+        return kept
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]] | None:
+        """Return a vector for each text; None where none came."""
+        body = {"model": self.endpoint.model, "input": list(texts)}
+        return self._asked("/embeddings", body, lambda tree: _vectors(tree, len(texts)))
 
     def close(self) -> None:
         """Let go of the connections; who waits for a turn gets no answer."""
@@ -91,23 +100,23 @@ class Client:
                 self.on_their_way.remove(path)
                 self.returned.notify_all()
 
-    def _asked(self, body: dict[str, Any], path: Path) -> str | None:
+    def _asked(
+        self, route: str, body: dict[str, Any], read: Callable[[Any], Answer]
+    ) -> Answer | None:
+        """Send a question until it is answered, or has been tried often enough."""
         why = ""
         for number in range(self.endpoint.tries):
             self._wait_for_a_turn()
             if self.closing.is_set():
                 return None
             try:
-                answer = self._sent(body)
+                return self._sent(route, body, read)
             except Passing as passing:
                 why = str(passing)
                 doubled = self.endpoint.pause_seconds * 2**number
                 if number + 1 < self.endpoint.tries:
                     pause = max(doubled, passing.after_seconds)
                     self.sleep(min(pause, PAUSE_AT_MOST_SECONDS))
-                continue
-            files.write_json(path, {"answer": answer, "checksum": digest_of(answer)})
-            return answer
         self._count_failure(why)
         return None
 
@@ -122,12 +131,12 @@ class Client:
             self.next_at = start + 60 / self.endpoint.a_minute
         self.sleep(max(0.0, start - time.monotonic()))
 
-    def _sent(self, body: dict[str, Any]) -> str:
+    def _sent(self, route: str, body: dict[str, Any], read: Callable[[Any], Answer]) -> Answer:
         """Send one request and read what comes; Passing for what may be tried again."""
         import httpx2
 
         try:
-            response = self.http.post("/chat/completions", json=body)
+            response = self.http.post(route, json=body)
         except httpx2.HTTPError as error:  # no connection, too slow, torn
             raise Passing(f"{type(error).__name__}: {error}") from error
         status = response.status_code
@@ -135,13 +144,13 @@ class Client:
             after = _seconds(response.headers.get("retry-after", ""))
             raise Passing(f"the server answered {status}", after)
         if status != 200:
-            raise self._refusal(status, response.text[:300])
-        return self._read(response)
+            raise self._refusal(route, status, response.text[:300])
+        return self._read(response, read)
 
-    def _read(self, response: Any) -> str:
+    def _read(self, response: Any, read: Callable[[Any], Answer]) -> Answer:
         try:
             tree = response.json()
-            answer = tree["choices"][0]["message"]["content"] or ""
+            answer = read(tree)
             usage = tree.get("usage") or {}
             tokens = [int(usage.get(f"{which}_tokens") or 0) for which in ("prompt", "completion")]
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -151,10 +160,10 @@ class Client:
             self.spent.failed_in_a_row = 0
             self.spent.tokens_in += tokens[0]
             self.spent.tokens_out += tokens[1]
-        return str(answer)
+        return answer
 
-    def _refusal(self, status: int, text: str) -> PanscopeError:
-        where = f"{self.endpoint.base_url}/chat/completions"
+    def _refusal(self, route: str, status: int, text: str) -> PanscopeError:
+        where = self.endpoint.base_url + route
         if status in (401, 403):
             do = "name the variable of a valid key in explain.endpoint.key_variable"
             return ConfigError(where, f"refuses the key ({status})", do)
@@ -200,6 +209,18 @@ def connect(endpoint: Endpoint, kept: Path) -> Client:
     )
     closing = Event()
     return Client(endpoint, kept, http, closing.wait, closing)
+
+
+def _text(tree: Any) -> str:
+    return str(tree["choices"][0]["message"]["content"] or "")
+
+
+def _vectors(tree: Any, n: int) -> list[list[float]]:
+    """Read embeddings, in the order of the texts; ValueError for another number of them."""
+    by_index = {int(one["index"]): [float(v) for v in one["embedding"]] for one in tree["data"]}
+    if sorted(by_index) != list(range(n)) or len({len(v) for v in by_index.values()}) != 1:
+        raise ValueError
+    return [by_index[i] for i in range(n)]
 
 
 def _kept_answer(path: Path) -> str | None:
