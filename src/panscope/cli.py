@@ -8,14 +8,16 @@ A verb's stage is imported inside its command, so that `show`, `verify` and `ser
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from panscope import __version__, files
 from panscope.allocator import keep_freed_memory
@@ -178,6 +180,51 @@ def explain(
         crew.run("explain")
     if crew.leads:
         _print_labels(output)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.argument("text")
+@click.option("--sae", default="", help="The id of one.  [default: all]")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--by", type=click.Choice(["words", "meaning"]), default="words", show_default=True)
+def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
+    """Find features by their labels.
+
+    By words: all must occur, the last may be unfinished, "words in quotes" follow each other. By
+    meaning: nearest by the embedding model of the recipe's [explain.meaning].
+
+    \b
+    panscope search runs/demo 'months of the ye'
+    panscope search runs/demo 'when things happen' --by meaning --limit 5
+    """
+    from panscope.atlas.features import Atlas
+    from panscope.atlas.notes import Notes
+
+    if sae:
+        Atlas(run / "atlas").sae(sae)
+    with closing(Notes.reading(run / "notes.sqlite")) as notes:
+        by_words = partial(notes.search, text, limit, sae=sae)
+        found = by_words() if by == "words" else _by_meaning(run, notes, text, limit, sae)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("Sae", no_wrap=True)
+    table.add_column("feature", justify="right")
+    table.add_column("label")
+    for hit in found:
+        table.add_row(hit.label.sae, str(hit.label.index), Text(hit.label.text))
+    OUT.print(table)
+
+
+def _by_meaning(run: Path, notes: Any, text: str, limit: int, sae: str) -> list[Any]:
+    from panscope.stages import explain
+
+    recipe = run / "recipe.json"
+    tree = json.loads(recipe.read_text()).get("explain", {}) if recipe.is_file() else {}
+    endpoint = explain.Config.parse(tree, str(recipe)).meaning
+    if endpoint is None:
+        do = "name an embedding model in [explain.meaning] and run panscope explain"
+        raise ConfigError(str(run), "has no labels by meaning", do)
+    return explain.search(endpoint, notes, text, limit, sae)
 
 
 @main.command()
@@ -372,35 +419,29 @@ def _metrics_table(facts: Any) -> Table:
 
 
 def _print_labels(run: Path) -> None:
+    """Print how good labels are, beside those of other features: a row a Sae and method."""
     from panscope.atlas.features import Atlas
     from panscope.atlas.notes import Notes
 
     with closing(Notes.reading(run / "notes.sqlite")) as notes:
-        labels = {sae: notes.shown(sae) for sae in Atlas(run / "atlas").saes}
-    OUT.print(_labels_table({sae: shown for sae, shown in labels.items() if shown}))
-
-
-def _labels_table(labels: Mapping[str, Mapping[int, Any]]) -> Table:
-    """Lay out how good labels are, beside those of other features: a row a Sae."""
-    scores = [s for shown in labels.values() for label in shown.values() for s in label.scores]
-    scorers = sorted({score.scorer for score in scores})
+        averages = [(sae, one) for sae in Atlas(run / "atlas").saes for one in notes.averages(sae)]
+    scorers = sorted({one.scorer for _, one in averages})
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    for sae, one in averages:
+        row = cells.setdefault((sae, one.method, str(one.n_labels)), {})
+        row[one.scorer] = f"{_two_digits(one.value)} ({_two_digits(one.baseline)})"
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("Sae", no_wrap=True)
+    table.add_column("by")
     for name in ("labels", *scorers):
         table.add_column(name, justify="right")
-    for sae, shown in labels.items():
-        of_sae = [score for label in shown.values() for score in label.scores]
-        means = [_mean_beside_baseline([s for s in of_sae if s.scorer == name]) for name in scorers]
-        table.add_row(sae, str(len(shown)), *means)
-    return table
+    for names, row in cells.items():
+        table.add_row(*names, *(row.get(scorer, "") for scorer in scorers))
+    OUT.print(table)
 
 
-def _mean_beside_baseline(scores: Sequence[Any]) -> str:
-    """Write a mean score, and that of other features' labels in brackets."""
-    columns = [[s.value for s in scores], [s.baseline for s in scores]]
-    known = [[value for value in column if value is not None] for column in columns]
-    value, baseline = (f"{sum(v) / len(v):.2f}" if v else "-" for v in known)
-    return f"{value} ({baseline})"
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _errors_table(facts: Any) -> Table:

@@ -217,9 +217,9 @@ def test_the_command_labels_what_is_named(atlas: Atlas, tmp_path: Path):
     command = ["explain", "demo", "--output", str(tmp_path)]
     result = CliRunner().invoke(main, [*command, "--sae", "mlp*", "--features", "0, 2-3"])
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[-2].split() == ["Sae", "labels", *Config().scorers]
+    assert result.output.splitlines()[-2].split() == ["Sae", "by", "labels", *Config().scorers]
     (row,) = (line for line in result.output.splitlines() if line.startswith("mlp_out.0/w6"))
-    assert row.split()[1] == "3"
+    assert row.split()[1:3] == ["rules", "3"]
     notes = Notes.reading(tmp_path / "notes.sqlite")
     assert set(notes.shown(planted.SAES[0])) == {0, 2, 3}
     assert notes.search("token may")[0].label.index == 0

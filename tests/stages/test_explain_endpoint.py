@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,13 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from tests.stages import loopback, planted
 from tests.stages.loopback import Model, Reply, serving
 
 from panscope.atlas.features import Atlas
+from panscope.atlas.labels import Label
 from panscope.atlas.notes import Notes
+from panscope.cli import main
 from panscope.errors import ConfigError, NotFound, PanscopeError
 from panscope.events import Advanced, Event, Warned, silent
+from panscope.stages import explain
 from panscope.stages.explain import Config, run
 from panscope.stages.explain.client import Client, connect
 from panscope.stages.explain.endpoint import Endpoint
@@ -351,3 +356,60 @@ def test_the_module_that_explains_needs_no_torch():
     assert (
         subprocess.run([sys.executable, "-c", check], env=os.environ, check=False).returncode == 0
     )
+
+
+def test_labels_are_found_by_what_they_mean(
+    model: Model, atlas: Atlas, notes: Notes, tmp_path: Path
+):
+    meaning = endpoint(model, model="tiny-embedder")
+    by_rules = Config(saes=("mlp*",), meaning=meaning)
+    run(by_rules, atlas, notes, tmp_path / "answers", silent)
+    n_asked = len(model.requests)
+    assert n_asked == 1, "five labels in a question"
+    assert {r["model"] for r in model.requests} == {"tiny-embedder"}
+    found = explain.search(meaning, notes, "march june", 2)
+    assert found[0].label.index == 0 and found[0].rank < 0.5
+    assert len(found) == 2 and found[1].rank > found[0].rank
+    assert explain.search(meaning, notes, "march", 5, sae="resid_post.0/w6") == []
+    run(by_rules, atlas, notes, tmp_path / "answers", silent)
+    assert len(model.requests) == n_asked + 2, "vectors are made once; two were searches"
+    newer = notes.add(Label(SAE, 0, "rain and snow", "Ada"))
+    run(by_rules, atlas, notes, tmp_path / "answers", silent)
+    assert newer in [hit.label for hit in explain.search(meaning, notes, "snow rain", 2)]
+    assert notes.meanings.nearest("another-model", [1.0, 0.0, 0.0]) == []
+    assert notes.meanings.nearest("tiny-embedder", [1.0, 0.0]) == [], "of another length"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"data": []}', b'{"data": [{"index": 0, "embedding": "x"}]}', b'{"data": [{"index": 1}]}'],
+)
+def test_vectors_of_another_shape_are_asked_for_again(body: bytes, asking: Asking):
+    with serving(lambda number, request: Reply(body=body) if number < 2 else None) as model:
+        client, _ = asking(model)
+        assert client.embed(["may"]) == [[1.0, 0.0, 0.0]]
+    assert len(model.requests) == 3
+
+
+def test_the_command_searches_by_words_and_by_meaning(model: Model, atlas: Atlas, tmp_path: Path):
+    shutil.copytree(atlas.folder, tmp_path / "atlas")
+    names = {"base_url": model.url, "model": "tiny-embedder"}
+    settings = [f"explain.meaning.{key}={json.dumps(value)}" for key, value in names.items()]
+
+    def search(*args: str) -> Result:
+        return CliRunner().invoke(main, ["search", str(tmp_path), *args])
+
+    assert search("may").output.split() == ["Sae", "feature", "label"], "there are no labels yet"
+    refused = search("may", "--by", "meaning")
+    assert (refused.exit_code, "[explain.meaning]" in refused.stderr) == (2, True)
+    made = CliRunner().invoke(main, ["explain", "demo", *settings, "--output", str(tmp_path)])
+    assert made.exit_code == 0, made.output
+    for args in (("token ma",), ("march", "--by", "meaning")):
+        rows = search(*args, "--limit", "2").output.splitlines()[1:]
+        assert [row.split()[:2] for row in rows] == [
+            ["mlp_out.0/w6", "0"],
+            ["resid_post.0/w6", "0"],
+        ]
+    assert len(search("token", "--sae", "mlp_out.0/w6").output.splitlines()) > 1
+    wrong = search("token", "--sae", "mlp_out.0/w7")
+    assert (wrong.exit_code, "did you mean mlp_out.0/w6" in wrong.stderr) == (3, True)

@@ -1,10 +1,11 @@
 """Labels by what they mean: a vector of an embedding model for each, beside it in the notes.
 
-Vectors have unit length and are kept in float16. A search reads all of a model's: 50 MB for 65,536
-labels of 384 numbers.
+Vectors have unit length and are kept in float16. A search reads all of a model's: 50 MB and
+less than a second for 65,536 labels of 384 numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,20 +42,20 @@ class Meanings:
         self, model: str, vector: Sequence[float], limit: int = 20, sae: str = ""
     ) -> list[Found]:
         """Find the current labels nearest to a vector; `rank` is one less their cosine."""
-        rows = self._database.rows(
-            "SELECT id, vector FROM meanings JOIN labels ON labels.id = label"
-            f" WHERE model = ? AND (? = '' OR sae = ?) AND {IS_CURRENT}",
-            *(model, sae, sae),
-        )
+        rows = self._database.rows("SELECT label, vector FROM meanings WHERE model = ?", model)
         wanted = _unit(vector)
         fit = [(label, data) for label, data in rows if len(data) == 2 * len(wanted)]
         vectors = np.frombuffer(b"".join(data for _, data in fit), "<f2").reshape(-1, len(wanted))
         cosines = vectors.astype(np.float32) @ wanted
-        best = np.argsort(-cosines, kind="stable")[: max(0, limit)].tolist()
-        return [
-            Found(self._labels("WHERE id = ?", fit[row][0])[0], 1 - float(cosines[row]))
-            for row in best
-        ]
+        best = ((fit[row][0], cosines[row]) for row in np.argsort(-cosines, kind="stable").tolist())
+        found = ((self._current(label, sae), cosine) for label, cosine in best)
+        hits = (Found(label, 1 - float(cosine)) for label, cosine in found if label)
+        return list(islice(hits, max(0, limit)))
+
+    def _current(self, label: int, sae: str) -> Label | None:
+        """Look a label up, if it is current and of that Sae."""
+        where = f"WHERE id = ? AND (? = '' OR sae = ?) AND {IS_CURRENT}"
+        return next(iter(self._labels(where, label, sae, sae)), None)
 
 
 def _unit(vector: Sequence[float]) -> Vector:

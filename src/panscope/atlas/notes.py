@@ -21,6 +21,7 @@ from panscope.atlas.database import IS_CURRENT, Database, connected, connected_f
 from panscope.atlas.labels import (
     HUMAN,
     LARGEST,
+    Average,
     Bookmark,
     Found,
     Label,
@@ -110,10 +111,23 @@ class Notes:
         rows = self._rows(
             "SELECT labels.id, rank FROM words JOIN labels ON labels.id = words.rowid"
             f" WHERE words MATCH ? AND (? = '' OR sae = ?) AND {IS_CURRENT}"
-            " ORDER BY rank, labels.id LIMIT ? OFFSET ?",
+            " ORDER BY rank LIMIT ? OFFSET ?",  # and by no more: FTS5 then stops at the limit
             *(query, sae, sae, _count(limit), _count(offset)),
         )
         return [Found(self._labels("WHERE id = ?", number)[0], rank) for number, rank in rows]
+
+    def averages(self, sae: str) -> list[Average]:
+        """Average the scores of a Sae's current labels, by method and scorer."""
+        rows = self._rows(
+            "SELECT method, scorer, count(*), avg(value), avg(baseline)"
+            " FROM labels JOIN scores ON scores.label = labels.id"
+            f" WHERE sae = ? AND {IS_CURRENT} AND NOT EXISTS ("
+            "  SELECT 1 FROM scores AS newer WHERE newer.label = labels.id AND newer.id > scores.id"
+            "  AND newer.scorer = scores.scorer AND newer.author = scores.author)"
+            " GROUP BY method, scorer ORDER BY method, scorer",
+            sae,
+        )
+        return [Average(*row) for row in rows]
 
     def methods(self, sae: str) -> dict[int, set[str]]:
         """Return by which methods each feature of a Sae has been labelled."""

@@ -24,7 +24,7 @@ from panscope.atlas.queries import Contexts
 from panscope.config import digest_of
 from panscope.errors import NotFound, nearest
 from panscope.events import Advanced, Emit, Finished, Started, Warned
-from panscope.stages.explain import judge, rules
+from panscope.stages.explain import judge, meaning, rules
 from panscope.stages.explain.client import connect
 from panscope.stages.explain.endpoint import Endpoint
 from panscope.stages.explain.group import LEAST, Explainer, Manner, case, labels
@@ -55,6 +55,8 @@ class Config(config.Config):
     """Firing windows shown, and as many others scored; as many silent ones go with each."""
     seed: int = 0
     endpoint: Endpoint = Endpoint()
+    meaning: Endpoint | None = None
+    """Where an embedding model answers, by which labels are found by what they mean."""
 
     @property
     def at_once(self) -> int:
@@ -86,6 +88,8 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
             for score in (score for label in made for score in label.scores):
                 found[score.scorer].append(score)
             emit(Advanced(STAGE, counts["features"], {**_means(found), **spent()}))
+    if config.meaning is not None:
+        meaning.learn(config.meaning, notes)
     for text in _said(counts):
         emit(Warned(STAGE, text))
     emit(Finished(STAGE, time.monotonic() - started, reused=counts["features"] == counts["known"]))
@@ -140,7 +144,7 @@ def _rows(atlas: Atlas) -> Rows:
 
 
 def _manner(config: Config, atlas: Atlas, explainer: Explainer) -> Manner:
-    how = config.model_dump(exclude={"saes", "features", "at_most", "endpoint"})
+    how = config.model_dump(exclude={"saes", "features", "at_most", "endpoint", "meaning"})
     asked = {"base_url", "model", "temperature", "answer_tokens"}
     whom = config.endpoint.model_dump(include=asked) if config.by == "endpoint" else {}
     digest = digest_of({"atlas": atlas.manifest.digest, **how, **whom})
