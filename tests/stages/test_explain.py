@@ -152,7 +152,7 @@ def test_dead_features_are_told_and_one_alone_is_given_company(atlas: Atlas, not
     config = Config(saes=("mlp*",), features=(0, 5))
     counts = run(config, atlas, notes, Path("unused"), events.append)
     assert (counts["labelled"], counts["without windows"]) == (1, 1)
-    assert any(isinstance(e, Warned) and "1 feature" in e.text for e in events)
+    assert any(isinstance(e, Warned) and "documents: 1 of" in e.text for e in events)
     assert [s.baseline for s in notes.labels(planted.SAES[0], 0)[0].scores] == [None] * 3
     counts = run(Config(saes=("mlp*",), features=(2,)), atlas, notes, Path("unused"), silent)
     assert counts["labelled"] == 1 and set(notes.shown(planted.SAES[0])) == {0, 2}
@@ -236,7 +236,7 @@ def test_the_command_labels_what_is_named(atlas: Atlas, tmp_path: Path):
         (["--features", "77"], 3, "has no feature 77; give indices from 0 to 5"),
         (["--sae", "mlp_out.0/w7"], 3, "did you mean mlp_out.0/w6"),
         (["explain.by=llm"], 2, "explain.by is 'llm'"),
-        (["explain.by=endpoint"], 2, "explain.endpoint.model: is empty"),
+        (["explain.by=endpoint"], 2, "no model at http://localhost:8000/v1 is named"),
         (["explain.endpoint.key=x"], 2, "unknown key explain.endpoint.key; known: base_url"),
     ],
 )

@@ -125,7 +125,7 @@ class Client:
         with self.lock:
             limit = self.endpoint.most_dollars
             if limit is not None and self.spent.dollars(self.endpoint) >= limit:
-                do = "raise explain.endpoint.most_dollars; the same command goes on from here"
+                do = "raise most_dollars; the same command goes on from here"
                 raise PanscopeError("explain", f"has spent its {limit} dollars", do)
             start = max(self.next_at, time.monotonic())
             self.next_at = start + 60 / self.endpoint.a_minute
@@ -165,13 +165,13 @@ class Client:
     def _refusal(self, route: str, status: int, text: str) -> PanscopeError:
         where = self.endpoint.base_url + route
         if status in (401, 403):
-            do = "name the variable of a valid key in explain.endpoint.key_variable"
+            do = "name the variable of a valid key in key_variable"
             return ConfigError(where, f"refuses the key ({status})", do)
         if status == 404:
             found = f"has no model {self.endpoint.model!r}"
             return NotFound(where, found, nearest(self.endpoint.model, self._models()))
         found = f"refuses the question ({status}: {' '.join(text.split())})"
-        return ConfigError(where, found, "correct [explain.endpoint]")
+        return ConfigError(where, found, "correct the recipe")
 
     def _models(self) -> list[str]:
         """List the models of the endpoint; none if it does not say."""
@@ -201,7 +201,7 @@ def connect(endpoint: Endpoint, kept: Path) -> Client:
         do = "run pip install 'panscope[explain]'"
         raise ConfigError("explain", "httpx2 is not installed", do) from error
     if not endpoint.model:
-        raise ConfigError("explain.endpoint.model", "is empty", "name a model of the endpoint")
+        raise ConfigError("explain", f"no model at {endpoint.base_url} is named", "add model = ...")
     headers = {"Authorization": f"Bearer {key}"} if (key := key_of(endpoint)) else {}
     limits = httpx2.Limits(max_connections=endpoint.at_once)
     http = httpx2.Client(
@@ -229,9 +229,7 @@ def _kept_answer(path: Path) -> str | None:
         tree = json.loads(path.read_bytes())
         answer = tree["answer"]
         return answer if digest_of(answer) == tree["checksum"] else None
-    except FileNotFoundError:
-        return None
-    except (ValueError, LookupError, TypeError):
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
 
 

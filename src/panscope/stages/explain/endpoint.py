@@ -70,5 +70,5 @@ def key_of(endpoint: Endpoint) -> str:
         return ""
     if not (key := os.environ.get(endpoint.key_variable, "")):
         found = f"the variable {endpoint.key_variable} is not set"
-        raise ConfigError("explain.endpoint.key_variable", found, "export it, or leave it out")
+        raise ConfigError("explain", found, "export it, or leave it out")
     return key

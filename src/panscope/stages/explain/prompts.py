@@ -44,7 +44,8 @@ def label_in(answer: str) -> str | None:
     'names of months'
     """
     found = re.findall(r"LABEL:[ \t*]*(.+)", answer)
-    label = " ".join(found[-1].split()).strip(' *"<>')[:LABEL_CHARACTERS] if found else ""
+    printed = "".join(c if c.isprintable() else " " for c in found[-1]) if found else ""
+    label = " ".join(printed.split()).strip(' *"<>')[:LABEL_CHARACTERS].rstrip()
     return label if any(character.isalnum() for character in label) else None
 
 

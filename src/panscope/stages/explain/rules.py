@@ -165,10 +165,18 @@ def _quoted(keys: Sequence[str]) -> str:
 
     >>> _quoted(["may", "line\\nbreak"])
     '“may”, “line↵break”'
+    >>> _quoted(["\\0", *"abcde"])
+    '“<00>”, “a”, “b”, “c”, “d” and 1 more'
     """
-    named = [f"“{key}”".replace("\n", "↵") for key in keys[:LISTED]]
+    named = [f"“{''.join(map(_visible, key))}”" for key in keys[:LISTED]]
     more = len(keys) - LISTED
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+
+
+def _visible(character: str) -> str:
+    if character == "\n":
+        return "↵"
+    return character if character.isprintable() else f"<{ord(character):02X}>"
 
 
 # In order of simplicity: of rules that foretell equally well the first is taken.

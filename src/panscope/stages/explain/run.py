@@ -92,7 +92,8 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
         meaning.learn(config.meaning, notes)
     for text in _said(counts):
         emit(Warned(STAGE, text))
-    emit(Finished(STAGE, time.monotonic() - started, reused=counts["features"] == counts["known"]))
+    reused = not (counts["labelled"] or counts["without answer"])
+    emit(Finished(STAGE, time.monotonic() - started, reused))
     return counts
 
 
@@ -178,6 +179,6 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def _said(counts: Counter[str]) -> Iterator[str]:
     if n := counts["without windows"]:
-        yield f"{n:,} features have too few examples in different documents to be explained"
+        yield f"not explained, for want of examples in different documents: {n:,} of the features"
     if n := counts["without answer"]:
-        yield f"{n:,} features had no usable answer: run the same command again"
+        yield f"not explained, for want of a usable answer: {n:,} of the features"

@@ -75,7 +75,7 @@ def _score(
     measure = MEASURES[scorer]
     found = measure(own, windows, seed)
     baseline = None if other is None else measure(other, windows, seed).value
-    details = json.dumps(found.details)
+    details = json.dumps(found.details, separators=(",", ":"))
     return Score(scorer, found.value, baseline, found.n, found.n_failed, author, details)
 
 
@@ -98,7 +98,11 @@ def _simulation(reading: Reading, windows: Sequence[Window], seed: int) -> Outco
     expected = [value for _, values in answered for value in values]
     true = [value for window, _ in answered for value in window.values]
     details = [
-        {"context": w.context, "start": w.start, "told": [round(v, 3) for v in values]}
+        {
+            "context": w.context,
+            "start": w.start,
+            "told": {i: round(v, 3) for i, v in enumerate(values) if v},
+        }
         for w, values in answered
     ]
     n_failed = len(told) - len(answered)
