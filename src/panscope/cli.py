@@ -429,8 +429,9 @@ def _print_labels(run: Path) -> None:
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for sae, one in averages:
         row = cells.setdefault((sae, one.method, str(one.n_labels)), {})
-        row[one.scorer] = f"{_two_digits(one.value)} ({_two_digits(one.baseline)})"
-    table = Table(box=None, header_style="bold", pad_edge=False)
+        row[one.scorer] = f"{_two_digits(one.value)}/{_two_digits(one.baseline)}"
+    caption = "score/that of another feature's label"
+    table = Table(box=None, header_style="bold", pad_edge=False, caption=caption)
     table.add_column("Sae", no_wrap=True)
     table.add_column("by")
     for name in ("labels", *scorers):

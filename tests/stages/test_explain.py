@@ -217,7 +217,7 @@ def test_the_command_labels_what_is_named(atlas: Atlas, tmp_path: Path):
     command = ["explain", "demo", "--output", str(tmp_path)]
     result = CliRunner().invoke(main, [*command, "--sae", "mlp*", "--features", "0, 2-3"])
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[-2].split() == ["Sae", "by", "labels", *Config().scorers]
+    assert result.output.splitlines()[-3].split() == ["Sae", "by", "labels", *Config().scorers]
     (row,) = (line for line in result.output.splitlines() if line.startswith("mlp_out.0/w6"))
     assert row.split()[1:3] == ["rules", "3"]
     notes = Notes.reading(tmp_path / "notes.sqlite")
