@@ -92,8 +92,7 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
         meaning.learn(config.meaning, notes)
     for text in _said(counts):
         emit(Warned(STAGE, text))
-    reused = not (counts["labelled"] or counts["without answer"])
-    emit(Finished(STAGE, time.monotonic() - started, reused))
+    emit(Finished(STAGE, time.monotonic() - started))
     return counts
 
 
