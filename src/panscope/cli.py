@@ -9,13 +9,15 @@ A verb's stage is imported inside its command, so that `show`, `verify` and `ser
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from panscope import __version__, files
 from panscope.allocator import keep_freed_memory
@@ -55,6 +57,7 @@ def main() -> None:
     panscope demo                        train, measure, describe and explore a pocket model
     panscope plan recipe.toml            say what that will cost
     panscope train recipe.toml           train the suite that a recipe describes
+    panscope explain recipe.toml         say what its features mean
     panscope serve runs/demo             open the pages of a run
     panscope show runs/demo/suite        print what an artefact is and what it was made from
     """
@@ -149,6 +152,79 @@ _verb("harvest", "Write a model's activations at many sites into a store.", _pri
 _verb("train", "Train a suite of Saes, all over one stream of activations.")
 _verb("evaluate", "Measure every Sae of a suite on held-out text.", _print_metrics)
 _verb("describe", "Find what every feature responds to, in one pass over text.")
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1)
+@click.option("--output", type=FOLDER, required=True, help="The run folder, with an atlas.")
+@click.option("--sae", "saes", multiple=True, help="Ids, with * for any part.  [default: all]")
+@click.option("--features", default="", help="Such as 3,7,100-199.  [default: all alive]")
+def explain(
+    recipe: str, overrides: tuple[str, ...], output: Path, saes: tuple[str, ...], features: str
+) -> None:
+    """Say what features mean, and how well that tells where they fire.
+
+    By rules that are found in their examples, or by a language model at any endpoint that speaks
+    OpenAI's protocol. What is labelled already is left as it is.
+
+    \b
+    panscope explain demo --output runs/demo
+    panscope explain demo --output runs/demo --sae 'resid_post.2/*' --features 3,7,100-199
+    panscope explain demo --output runs/demo explain.by=endpoint explain.at_most=20 \\
+        explain.endpoint.base_url=http://localhost:8000/v1 explain.endpoint.model=qwen3-32b
+    """
+    chosen = {"explain.saes": list(saes), "explain.features": _indices(features)}
+    named = tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items() if value)
+    with _crew(recipe, (*overrides, *named), output) as crew:
+        crew.run("explain")
+    if crew.leads:
+        _print_labels(output)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.argument("text")
+@click.option("--sae", default="", help="The id of one.  [default: all]")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--by", type=click.Choice(["words", "meaning"]), default="words", show_default=True)
+def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
+    """Find features by their labels.
+
+    By words: all must occur, the last may be unfinished, "words in quotes" follow each other. By
+    meaning: nearest by the embedding model of the recipe's [explain.meaning].
+
+    \b
+    panscope search runs/demo 'months of the ye'
+    panscope search runs/demo 'when things happen' --by meaning --limit 5
+    """
+    from panscope.atlas.features import Atlas
+    from panscope.atlas.notes import Notes
+
+    if sae:
+        Atlas(run / "atlas").sae(sae)
+    with closing(Notes.reading(run / "notes.sqlite")) as notes:
+        by_words = partial(notes.search, text, limit, sae=sae)
+        found = by_words() if by == "words" else _by_meaning(run, notes, text, limit, sae)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("Sae", no_wrap=True)
+    table.add_column("feature", justify="right")
+    table.add_column("label")
+    for hit in found:
+        table.add_row(hit.label.sae, str(hit.label.index), Text(hit.label.text))
+    OUT.print(table)
+
+
+def _by_meaning(run: Path, notes: Any, text: str, limit: int, sae: str) -> list[Any]:
+    from panscope.stages import explain
+
+    recipe = run / "recipe.json"
+    tree = json.loads(recipe.read_text()).get("explain", {}) if recipe.is_file() else {}
+    endpoint = explain.Config.parse(tree, str(recipe)).meaning
+    if endpoint is None:
+        do = "name an embedding model in [explain.meaning] and run panscope explain"
+        raise ConfigError(str(run), "has no labels by meaning", do)
+    return explain.search(endpoint, notes, text, limit, sae)
 
 
 @main.command()
@@ -425,6 +501,18 @@ def _artefacts(path: str) -> list[Place]:
     return below or [place]
 
 
+def _indices(text: str) -> list[int]:
+    """Read numbers and ranges of them; both ends of a range belong to it."""
+    indices: list[int] = []
+    for part in filter(None, text.replace(" ", "").split(",")):
+        low, dash, high = part.partition("-")
+        high = high if dash else low
+        if not (low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
+            raise ConfigError("--features", f"{part!r} is no index", "write such as 3,7,100-199")
+        indices += range(int(low), int(high) + 1)
+    return indices
+
+
 def _import_web() -> Any:
     """Import the web floor, which is an extra."""
     try:
@@ -459,6 +547,33 @@ def _metrics_table(facts: Any) -> Table:
         row = (f"{m['l0']:.1f}", f"{m['fvu']:.3f}", delta, f"{m['dead_share']:.1%}")
         table.add_row(fact["site"], str(fact["width"]), *row)
     return table
+
+
+def _print_labels(run: Path) -> None:
+    """Print how good labels are, beside those of other features: a row a Sae and method."""
+    from panscope.atlas.features import Atlas
+    from panscope.atlas.notes import Notes
+
+    with closing(Notes.reading(run / "notes.sqlite")) as notes:
+        averages = [(sae, one) for sae in Atlas(run / "atlas").saes for one in notes.averages(sae)]
+    scorers = sorted({one.scorer for _, one in averages})
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    for sae, one in averages:
+        row = cells.setdefault((sae, one.method, str(one.n_labels)), {})
+        row[one.scorer] = f"{_two_digits(one.value)}/{_two_digits(one.baseline)}"
+    caption = "score/that of another feature's label"
+    table = Table(box=None, header_style="bold", pad_edge=False, caption=caption)
+    table.add_column("Sae", no_wrap=True)
+    table.add_column("by")
+    for name in ("labels", *scorers):
+        table.add_column(name, justify="right")
+    for names, row in cells.items():
+        table.add_row(*names, *(row.get(scorer, "") for scorer in scorers))
+    OUT.print(table)
+
+
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _errors_table(facts: Any) -> Table:

@@ -5,6 +5,7 @@
                latents of each Sae split, all together
     evaluate   one
     describe   every worker its part of the text · every worker its Saes · one seals the atlas
+    explain    one
 
 A job resumes what an earlier life of it left, as the verb itself does, so a lost worker's job is
 given to another and nothing that is sealed is done twice.
@@ -23,7 +24,7 @@ from panscope.events import Emit, Warned, fan_out
 from panscope.launch import Launch, Recipe, sinks
 from panscope.relay import Relay, to_relay
 
-Verb = Literal["harvest", "train", "evaluate", "describe"]
+Verb = Literal["harvest", "train", "evaluate", "describe", "explain"]
 Act = Literal["whole", "begin", "share", "tell", "seal", "together"]
 
 
@@ -86,6 +87,8 @@ def do(job: Job, launch: Launch) -> None:
             launch.seal_atlas()
         case "describe", _:
             launch.describe()
+        case "explain", _:
+            launch.explain()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,12 @@ run/
   report.md       the metrics of the suite as a table
   begin.json      where in the store training began, if it joined others
   store/ suite/ atlas/
+  notes.sqlite    labels and their scores
+  answers/        what language models were asked and said
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,6 +21,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from panscope import config, dist, files
+from panscope.atlas.features import Atlas
+from panscope.atlas.notes import Notes
 from panscope.config import digest_of, override, read_toml
 from panscope.dist import Share
 from panscope.errors import ConfigError, Corrupt, NotFound, nearest
@@ -31,10 +36,11 @@ from panscope.place import Place, Where
 from panscope.sae.suite import Suite
 from panscope.sinks import to_tensorboard, to_wandb
 from panscope.sites import Site
-from panscope.stages import describe, evaluate, harvest, train
+from panscope.stages import describe, evaluate, explain, harvest, train
 from panscope.stages.describe import Config as DescribeConfig
 from panscope.stages.describe import Work as Description
 from panscope.stages.evaluate import Config as EvaluateConfig
+from panscope.stages.explain import Config as ExplainConfig
 from panscope.stages.harvest import Config as HarvestConfig
 from panscope.stages.harvest import RowsFrom
 from panscope.stages.train import BatchesFrom, memory, sweep
@@ -66,6 +72,7 @@ class Recipe(config.Config):
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     describe: DescribeConfig = DescribeConfig()
+    explain: ExplainConfig = ExplainConfig()
     metrics: Metrics = Metrics()
     source: Literal["live", "store"] = "live"
     """Where training takes activations from: a live stream, or the store that harvest wrote."""
@@ -259,6 +266,12 @@ class Launch:
             out=self.out / "atlas",
             emit=self.emit,
         )
+
+    def explain(self) -> None:
+        """Label features of `atlas/`, and score the labels, into `notes.sqlite`."""
+        atlas = Atlas(self.out / "atlas")
+        with closing(Notes.open(self.out / "notes.sqlite")) as notes:
+            explain.run(self.recipe.explain, atlas, notes, self.out / "answers", self.emit)
 
     def _suite(self, stage: str) -> Suite:
         """Open the suite; refuse one of another model, warn of another text."""

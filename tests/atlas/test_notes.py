@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from panscope.atlas.database import MIGRATIONS, words_of
-from panscope.atlas.labels import LABEL_CHARACTERS, Label, Score
+from panscope.atlas.database import MIGRATIONS
+from panscope.atlas.labels import LABEL_CHARACTERS, Average, Label, Score
 from panscope.atlas.notes import Notes
+from panscope.atlas.words import words_of
 from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError, Unsupported
 
 SAE = "resid_post.1/w64_l0_20"
@@ -63,6 +64,19 @@ def test_a_newer_score_of_a_scorer_replaces_the_one_that_is_read(notes: Notes):
     assert [(s.scorer, s.value) for s in read.scores] == [("detection", 0.8), ("fuzzing", 0.7)]
     with pytest.raises(NotFound, match="label 99"):
         notes.add_scores(replace(written, id=99), [Score("detection", 0.8, 0.5, 20)])
+
+
+def test_averages_are_those_of_current_labels_and_scores(notes: Notes):
+    notes.add(replace(label(), scores=(Score("detection", 0.1, 0.1, 9),)))
+    newer = notes.add(replace(label(), scores=(Score("detection", 0.2, 0.2, 9),)))
+    notes.add_scores(newer, [Score("detection", 0.6, 0.4, 9), Score("fuzzing", None, 0.5, 0, 9)])
+    notes.add(replace(label(index=4), scores=(Score("detection", 0.8, None, 9),)))
+    notes.add(replace(label(method="model"), scores=(Score("detection", 0.9, 0.5, 9),)))
+    assert notes.averages(SAE) == [
+        Average("model", "detection", 1, 0.9, 0.5),
+        Average("rules", "detection", 2, 0.7, 0.4),
+        Average("rules", "fuzzing", 1, None, 0.5),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -236,5 +250,5 @@ def test_a_damaged_page_is_named(notes: Notes):
 
 
 def test_words_keep_their_order_and_quotes():
-    assert words_of('a "b c') == '"a" "b" "c" *'
+    assert words_of('a "b cd') == '"a" "b" "cd" *'
     assert words_of('"a b"') == '"a b"'

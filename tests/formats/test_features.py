@@ -74,7 +74,7 @@ def test_neuronpedia(atlas: Atlas, tmp_path: Path):
     assert {len(i) for i in ids} == {25}
     for name in ("release", "model", "sourceset"):
         assert len(lines(source / f"{name}.jsonl")) == 1
-    living = [f for f in atlas.features(SAE) if f.count]
+    living = [f for f in atlas.features(SAE, range(atlas.sae(SAE).width)) if f.count]
     assert [row["index"] for row in features] == [str(f.index) for f in living]
     assert features[0]["frac_nonzero"] == living[0].density
     assert features[0]["topkCosSimIndices"] == list(living[0].neighbours)
@@ -93,7 +93,7 @@ def test_sae_dashboard(atlas: Atlas, tmp_path: Path):
     exchange.write(atlas.folder, "sae_dashboard", tmp_path / "out", (SAE,), None)
     batch = json.loads((tmp_path / "out" / SAE / "batch-0.json").read_text())
     assert (batch["model_id"], batch["layer"], batch["sae_set"]) == ("pocket", 1, SAE)
-    living = {f.index: f for f in atlas.features(SAE) if f.count}
+    living = {f.index: f for f in atlas.features(SAE, range(atlas.sae(SAE).width)) if f.count}
     rows = {row["feature_index"]: row for row in batch["features"]}
     assert rows.keys() == living.keys()
     for index, feature in living.items():
@@ -124,4 +124,4 @@ def test_formats_of_saes_are_not_those_of_features(atlas: Atlas, tmp_path: Path)
 def test_features_are_read_a_row_group_at_a_time(tmp_path: Path):
     build_atlas(tmp_path, [SAE], 70)
     atlas = Atlas(tmp_path / "atlas")
-    assert list(atlas.features(SAE)) == [atlas.feature(SAE, n) for n in range(70)]
+    assert list(atlas.features(SAE, range(70))) == [atlas.feature(SAE, n) for n in range(70)]

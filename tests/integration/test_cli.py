@@ -401,10 +401,11 @@ def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, c
     assert str(tmp_path / "nowhere") in result.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["demo", "plan", "harvest", "train", "evaluate", "describe", "serve", "show", "verify"],
-)
+MAKE = ["demo", "plan", "harvest", "train", "evaluate", "describe", "explain"]
+READ = ["search", "serve", "show", "verify"]
+
+
+@pytest.mark.parametrize("command", MAKE + READ)
 def test_help_shows_an_example(panscope: Command, command: str):
     result = panscope(command, "--help")
     assert result.exit_code == 0

@@ -1,10 +1,11 @@
-"""The SQLite file under the notes: its tables, versions and failures, and how it is searched."""
+"""The SQLite file under the notes: its tables, versions and failures."""
 
-import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
+from typing import Any
 
 from panscope.errors import Corrupt, PanscopeError, Unsupported
 
@@ -43,7 +44,61 @@ MIGRATIONS = (
         INSERT INTO words (rowid, text) VALUES (new.id, new.text);
     END;
     """,
+    """
+    CREATE TABLE meanings (
+        label INTEGER NOT NULL REFERENCES labels (id), model TEXT NOT NULL, vector BLOB NOT NULL,
+        PRIMARY KEY (label, model)
+    ) WITHOUT ROWID;
+    """,
 )
+# Of the labels of a feature by one method, all but the newest are history.
+IS_CURRENT = """
+    NOT EXISTS (
+        SELECT 1 FROM labels AS newer WHERE newer.sae = labels.sae
+        AND newer.latent = labels.latent AND newer.method = labels.method
+        AND newer.id > labels.id
+    )
+"""
+
+
+class Database:
+    """A file, opened when it is first asked for; threads may share it."""
+
+    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection | None]) -> None:
+        self.path = path
+        self.lock = RLock()
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+
+    def rows(self, sql: str, *values: str | int) -> list[Any]:
+        """Return what a question finds; half a surrogate pair, which no text has, becomes "?"."""
+        bound = [v.encode(errors="replace").decode() if isinstance(v, str) else v for v in values]
+        with self.lock, explained(self.path):
+            connection = self._connected()
+            return [] if connection is None else connection.execute(sql, bound).fetchall()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection within a transaction that ends whole or not at all."""
+        with self.lock, explained(self.path):
+            connection = self._connected()
+            if connection is None:
+                raise PanscopeError(str(self.path), "is open for reading", "open it for writing")
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                yield connection
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self.lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> sqlite3.Connection | None:
+        if self._connection is None:
+            self._connection = self._connect(self.path)
+        return self._connection
 
 
 def connected(path: Path) -> sqlite3.Connection:
@@ -51,6 +106,7 @@ def connected(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = _opened(f"{path.resolve().as_uri()}?mode=rwc")
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")  # a lost power supply may cost the last write
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("BEGIN IMMEDIATE")
     with connection:
@@ -115,21 +171,3 @@ def explained(path: Path) -> Iterator[None]:
         raise PanscopeError(
             str(path), found, "check space, permissions and other writers"
         ) from error
-
-
-def words_of(text: str) -> str:
-    """Turn what a reader typed into a query of FTS5 in which nothing of it is syntax.
-
-    >>> words_of('blue "dark river" OR na')
-    '"blue" "dark river" "OR" "na" *'
-    >>> words_of("-- * ()")
-    ''
-    """
-    parts = re.findall(r'"([^"]*)"|([^\s"]+)', text.replace("\0", " "))
-    kept = [(phrase or word, bool(word)) for phrase, word in parts if _has_word(phrase or word)]
-    open_end = " *" if kept and kept[-1][1] else ""
-    return " ".join(f'"{part}"' for part, _ in kept) + open_end
-
-
-def _has_word(text: str) -> bool:
-    return any(character.isalnum() for character in text)

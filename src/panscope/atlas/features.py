@@ -177,11 +177,14 @@ class Atlas:
         table = self._parquet(features_file(sae)).read_row_group(group, use_threads=False)
         return _feature(table.slice(offset, 1).to_pylist()[0])
 
-    def features(self, sae: str) -> Iterator[Feature]:
-        """Read all features of a Sae, a row group at a time."""
-        parquet = self._parquet(features_file(self.sae(sae).sae))
-        for group in range(parquet.num_row_groups):
-            yield from map(_feature, parquet.read_row_group(group).to_pylist())
+    def features(self, sae: str, indices: Iterable[int]) -> Iterator[Feature]:
+        """Read some features of a Sae, each row group once where indices go up."""
+        file, group = self._parquet(features_file(self.sae(sae).sae)), -1
+        for index in indices:
+            if index // ROWS_PER_GROUP != group:
+                group = index // ROWS_PER_GROUP
+                table = file.read_row_group(group)
+            yield _feature(table.slice(index % ROWS_PER_GROUP, 1).to_pylist()[0])
 
     @cached_property
     def contexts(self) -> dict[int, Context]:

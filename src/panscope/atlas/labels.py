@@ -57,6 +57,17 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Average:
+    """The mean scores of a Sae's labels by one method; None where no label has one."""
+
+    method: str
+    scorer: str
+    n_labels: int
+    value: float | None
+    baseline: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Bookmark:
     """A feature that someone wants to come back to."""
 

@@ -11,18 +11,17 @@ bound value; what is searched for is taken apart into words first, so that it ha
 import secrets
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import RLock
 from typing import Any, Self
 
-from panscope.atlas.database import connected, connected_for_reading, explained, words_of
+from panscope.atlas.database import IS_CURRENT, Database, connected, connected_for_reading
 from panscope.atlas.labels import (
     HUMAN,
     LARGEST,
+    Average,
     Bookmark,
     Found,
     Label,
@@ -32,17 +31,18 @@ from panscope.atlas.labels import (
     refuse_unfit,
     refuse_unfit_edits,
 )
-from panscope.errors import NotFound, PanscopeError
+from panscope.atlas.meanings import Meanings
+from panscope.atlas.words import words_of
+from panscope.errors import NotFound
 
 
 class Notes:
     """The notes of one run; `open` makes the file, `reading` never does."""
 
-    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection | None]) -> None:
-        self.path = path
-        self._connect = connect
-        self._connection: sqlite3.Connection | None = None
-        self._lock = RLock()
+    def __init__(self, database: Database) -> None:
+        self.path = database.path
+        self.meanings = Meanings(database, self._labels)
+        self._database = database
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -50,40 +50,33 @@ class Notes:
 
         Raises Corrupt for a file that is no database, Unsupported for one of a later format.
         """
-        notes = cls(path, connected)
+        notes = cls(Database(path, connected))
         notes._rows("SELECT 1")
         return notes
 
     @classmethod
     def reading(cls, path: Path) -> Self:
         """Open notes for reading: while there is no file they are empty, and nothing is made."""
-        return cls(path, connected_for_reading)
+        return cls(Database(path, connected_for_reading))
 
     def close(self) -> None:
         """Let go of the file."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+        self._database.close()
 
     def add(self, label: Label) -> Label:
-        """Write a label and its scores, both or neither; return it with its id and time."""
-        refuse_unfit(label)
-        created = label.created or now()
-        row = (label.sae, label.index, label.text.strip(), label.author, label.method, created)
-        with self._writing() as connection:
-            cursor = connection.execute(
-                "INSERT INTO labels (sae, latent, text, author, method, created, made_from)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*row, label.made_from),
-            )
-            number = int(cursor.lastrowid or 0)
-            _insert_scores(connection, number, label.scores)
-        return replace(label, text=label.text.strip(), created=created, id=number)
+        """Write a label and its scores; return it with its id and time."""
+        return self.add_all([label])[0]
+
+    def add_all(self, labels: Sequence[Label]) -> list[Label]:
+        """Write labels and their scores, all or none."""
+        for label in labels:
+            refuse_unfit(label)
+        with self._database.writing() as connection:
+            return [_inserted(connection, label) for label in labels]
 
     def add_scores(self, label: Label, scores: Sequence[Score]) -> None:
         """Write more scores of a label that is in the notes; older ones stay in its history."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             if not self._rows("SELECT 1 FROM labels WHERE id = ?", label.id):
                 raise NotFound(f"label {label.id}", "is not in these notes", "add it first")
             _insert_scores(connection, label.id, scores)
@@ -117,14 +110,24 @@ class Notes:
             return []
         rows = self._rows(
             "SELECT labels.id, rank FROM words JOIN labels ON labels.id = words.rowid"
-            " WHERE words MATCH ? AND (? = '' OR sae = ?) AND NOT EXISTS ("
-            "  SELECT 1 FROM labels AS newer WHERE newer.sae = labels.sae"
-            "  AND newer.latent = labels.latent AND newer.method = labels.method"
-            "  AND newer.id > labels.id)"
-            " ORDER BY rank, labels.id LIMIT ? OFFSET ?",
+            f" WHERE words MATCH ? AND (? = '' OR sae = ?) AND {IS_CURRENT}"
+            " ORDER BY rank LIMIT ? OFFSET ?",  # and by no more: FTS5 then stops at the limit
             *(query, sae, sae, _count(limit), _count(offset)),
         )
         return [Found(self._labels("WHERE id = ?", number)[0], rank) for number, rank in rows]
+
+    def averages(self, sae: str) -> list[Average]:
+        """Average the scores of a Sae's current labels, by method and scorer."""
+        rows = self._rows(
+            "SELECT method, scorer, count(*), avg(value), avg(baseline)"
+            " FROM labels JOIN scores ON scores.label = labels.id"
+            f" WHERE sae = ? AND {IS_CURRENT} AND NOT EXISTS ("
+            "  SELECT 1 FROM scores AS newer WHERE newer.label = labels.id AND newer.id > scores.id"
+            "  AND newer.scorer = scores.scorer AND newer.author = scores.author)"
+            " GROUP BY method, scorer ORDER BY method, scorer",
+            sae,
+        )
+        return [Average(*row) for row in rows]
 
     def methods(self, sae: str) -> dict[int, set[str]]:
         """Return by which methods each feature of a Sae has been labelled."""
@@ -135,13 +138,13 @@ class Notes:
 
     def bookmark(self, sae: str, index: int) -> None:
         """Keep a feature among the bookmarks."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             row = (sae, latent_of(index), now())
             connection.execute("INSERT OR IGNORE INTO bookmarks VALUES (?, ?, ?)", row)
 
     def forget(self, sae: str, index: int) -> None:
         """Take a feature from the bookmarks, if it is there."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             row = (sae, latent_of(index))
             connection.execute("DELETE FROM bookmarks WHERE sae = ? AND latent = ?", row)
 
@@ -154,7 +157,7 @@ class Notes:
         """Keep edits, given as JSON, under a new key."""
         refuse_unfit_edits(name, edits)
         saved = SavedEdits(secrets.token_urlsafe(9), name.strip(), edits, now())
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             row = (saved.key, saved.name, saved.edits, saved.created)
             connection.execute("INSERT INTO edits VALUES (?, ?, ?, ?)", row)
         return saved
@@ -176,7 +179,7 @@ class Notes:
         self, where: str, *values: str | int, details: str = "details"
     ) -> tuple[Label, ...]:
         names = "id, sae, latent, text, author, method, created, made_from"
-        with self._lock:
+        with self._database.lock:
             rows = self._rows(f"SELECT {names} FROM labels {where}", *values)
             scores = self._scores(where, *values, details=details)
         return tuple(
@@ -201,27 +204,7 @@ class Notes:
         return defaultdict(list, {number: by.values() for number, by in found.items()})
 
     def _rows(self, sql: str, *values: str | int) -> list[Any]:
-        """Return what a question finds; half a surrogate pair, which no text has, becomes "?"."""
-        bound = [v.encode(errors="replace").decode() if isinstance(v, str) else v for v in values]
-        with self._lock, explained(self.path):
-            connection = self._connected()
-            return [] if connection is None else connection.execute(sql, bound).fetchall()
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection within a transaction that ends whole or not at all."""
-        with self._lock, explained(self.path):
-            connection = self._connected()
-            if connection is None:
-                raise PanscopeError(str(self.path), "is open for reading", "open it for writing")
-            connection.execute("BEGIN IMMEDIATE")
-            with connection:
-                yield connection
-
-    def _connected(self) -> sqlite3.Connection | None:
-        if self._connection is None:
-            self._connection = self._connect(self.path)
-        return self._connection
+        return self._database.rows(sql, *values)
 
 
 def now() -> str:
@@ -232,6 +215,19 @@ def now() -> str:
 def _shown(labels: Sequence[Label]) -> Label | None:
     """Choose among the labels of a feature, newest first."""
     return next((label for label in labels if label.method == HUMAN), next(iter(labels), None))
+
+
+def _inserted(connection: sqlite3.Connection, label: Label) -> Label:
+    text, created = label.text.strip(), label.created or now()
+    row = (label.sae, label.index, text, label.author, label.method, created, label.made_from)
+    cursor = connection.execute(
+        "INSERT INTO labels (sae, latent, text, author, method, created, made_from)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        row,
+    )
+    assert cursor.lastrowid is not None
+    _insert_scores(connection, cursor.lastrowid, label.scores)
+    return replace(label, text=text, created=created, id=cursor.lastrowid)
 
 
 def _insert_scores(connection: sqlite3.Connection, label: int, scores: Sequence[Score]) -> None:

@@ -42,7 +42,7 @@ class Shown:
 
 def living(atlas: Atlas, sae: SaeRecord) -> Iterator[Feature]:
     """Yield the features that fired, in order; the others have nothing to show."""
-    return (feature for feature in atlas.features(sae.sae) if feature.count)
+    return (feature for feature in atlas.features(sae.sae, range(sae.width)) if feature.count)
 
 
 def in_files(features: Iterator[Feature]) -> Iterator[list[Feature]]:

@@ -1,0 +1,250 @@
+"""The door to a language model at any endpoint that speaks OpenAI's protocol.
+
+What was answered once is kept on disk under the digest of the question, so that a run that was
+killed, or repeated, asks nothing twice. Refusals that will pass (429, 5xx, time-outs, torn or
+malformed answers) are tried again, more slowly each time and not before the server says so; what
+still fails is no answer, and is counted. What will not pass (a wrong key or model) stops the run.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from threading import Condition, Event, Lock
+from typing import Any, TypeVar
+
+from panscope import files
+from panscope.config import digest_of
+from panscope.errors import ConfigError, NotFound, PanscopeError, nearest
+from panscope.stages.explain.endpoint import Endpoint, Spent, key_of
+from panscope.stages.explain.prompts import Messages
+
+Answer = TypeVar("Answer")
+PAUSE_AT_MOST_SECONDS = 300.0
+IN_A_ROW = 10  # questions without an answer, one after another, after which the run stops
+PASSING = {408, 409, 425, 429}
+
+
+class Passing(Exception):
+    """A failure that may pass; `after_seconds` is how long the server wants to be left alone."""
+
+    def __init__(self, why: str, after_seconds: float = 0.0) -> None:
+        super().__init__(why)
+        self.after_seconds = after_seconds
+
+
+@dataclass(slots=True)
+class Client:
+    """An endpoint, and the folder of what it has answered; threads may share it."""
+
+    endpoint: Endpoint
+    kept: Path
+    http: Any
+    sleep: Callable[[float], object]
+    closing: Event
+    spent: Spent = field(default_factory=Spent)
+    lock: Lock = field(default_factory=Lock)
+    on_their_way: set[Path] = field(default_factory=set)
+    returned: Condition = field(default_factory=Condition)
+    next_at: float = 0.0
+
+    def ask(self, messages: Messages) -> str | None:
+        """Return the answer to some messages, from disk if it is there; None where none came."""
+        body = {
+            "model": self.endpoint.model,
+            "messages": list(messages),
+            "temperature": self.endpoint.temperature,
+            "max_tokens": self.endpoint.answer_tokens,
+        }
+        digest = digest_of({"url": self.endpoint.base_url, "body": body})
+        path = self.kept / digest[:2] / f"{digest}.json"
+        with self._alone(path):
+            if (kept := _kept_answer(path)) is None:
+                answer = self._asked("/chat/completions", body, _text)
+                if answer is not None:
+                    files.write_json(path, {"answer": answer, "checksum": digest_of(answer)})
+                return answer
+        with self.lock:
+            self.spent.kept += 1
+        return kept
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]] | None:
+        """Return a vector for each text; None where none came."""
+        body = {"model": self.endpoint.model, "input": list(texts)}
+        return self._asked("/embeddings", body, lambda tree: _vectors(tree, len(texts)))
+
+    def close(self) -> None:
+        """Let go of the connections; who waits for a turn gets no answer."""
+        self.closing.set()
+        self.http.close()
+
+    def metrics(self) -> dict[str, float]:
+        """Say what has been asked and spent so far."""
+        with self.lock:
+            return self.spent.metrics(self.endpoint)
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        """Wait while another thread asks the same: labels of two features may be the same."""
+        with self.returned:
+            self.returned.wait_for(lambda: path not in self.on_their_way)
+            self.on_their_way.add(path)
+        try:
+            yield
+        finally:
+            with self.returned:
+                self.on_their_way.remove(path)
+                self.returned.notify_all()
+
+    def _asked(
+        self, route: str, body: dict[str, Any], read: Callable[[Any], Answer]
+    ) -> Answer | None:
+        """Send a question until it is answered, or has been tried often enough."""
+        why = ""
+        for number in range(self.endpoint.tries):
+            self._wait_for_a_turn()
+            if self.closing.is_set():
+                return None
+            try:
+                return self._sent(route, body, read)
+            except Passing as passing:
+                why = str(passing)
+                doubled = self.endpoint.pause_seconds * 2**number
+                if number + 1 < self.endpoint.tries:
+                    pause = max(doubled, passing.after_seconds)
+                    self.sleep(min(pause, PAUSE_AT_MOST_SECONDS))
+        self._count_failure(why)
+        return None
+
+    def _wait_for_a_turn(self) -> None:
+        """Wait until a question may be sent; refuse one beyond the budget."""
+        with self.lock:
+            limit = self.endpoint.most_dollars
+            if limit is not None and self.spent.dollars(self.endpoint) >= limit:
+                do = "raise most_dollars; the same command goes on from here"
+                raise PanscopeError("explain", f"has spent its {limit} dollars", do)
+            start = max(self.next_at, time.monotonic())
+            self.next_at = start + 60 / self.endpoint.a_minute
+        self.sleep(max(0.0, start - time.monotonic()))
+
+    def _sent(self, route: str, body: dict[str, Any], read: Callable[[Any], Answer]) -> Answer:
+        """Send one request and read what comes; Passing for what may be tried again."""
+        import httpx2
+
+        try:
+            response = self.http.post(route, json=body)
+        except httpx2.HTTPError as error:  # no connection, too slow, torn
+            raise Passing(f"{type(error).__name__}: {error}") from error
+        status = response.status_code
+        if status in PASSING or status >= 500:
+            after = _seconds(response.headers.get("retry-after", ""))
+            raise Passing(f"the server answered {status}", after)
+        if status != 200:
+            raise self._refusal(route, status, response.text[:300])
+        return self._read(response, read)
+
+    def _read(self, response: Any, read: Callable[[Any], Answer]) -> Answer:
+        try:
+            tree = response.json()
+            answer = read(tree)
+            usage = tree.get("usage") or {}
+            tokens = [int(usage.get(f"{which}_tokens") or 0) for which in ("prompt", "completion")]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise Passing("what the server sent is no answer") from error
+        with self.lock:
+            self.spent.asked += 1
+            self.spent.failed_in_a_row = 0
+            self.spent.tokens_in += tokens[0]
+            self.spent.tokens_out += tokens[1]
+        return answer
+
+    def _refusal(self, route: str, status: int, text: str) -> PanscopeError:
+        where = self.endpoint.base_url + route
+        if status in (401, 403):
+            do = "name the variable of a valid key in key_variable"
+            return ConfigError(where, f"refuses the key ({status})", do)
+        if status == 404:
+            found = f"has no model {self.endpoint.model!r}"
+            return NotFound(where, found, nearest(self.endpoint.model, self._models()))
+        found = f"refuses the question ({status}: {' '.join(text.split())})"
+        return ConfigError(where, found, "correct the recipe")
+
+    def _models(self) -> list[str]:
+        """List the models of the endpoint; none if it does not say."""
+        import httpx2
+
+        try:
+            return [str(model["id"]) for model in self.http.get("/models").json()["data"]]
+        except (httpx2.HTTPError, ValueError, LookupError, TypeError):
+            return []
+
+    def _count_failure(self, why: str) -> None:
+        with self.lock:
+            self.spent.failed += 1
+            self.spent.failed_in_a_row += 1
+            if self.spent.failed_in_a_row < IN_A_ROW:
+                return
+        found = f"{IN_A_ROW} questions in a row had no answer ({why})"
+        do = "see to the server; the same command goes on from here"
+        raise PanscopeError(self.endpoint.base_url, found, do)
+
+
+def connect(endpoint: Endpoint, kept: Path) -> Client:
+    """Make a client; ConfigError without a model's name, the library or the key that is named."""
+    try:
+        import httpx2
+    except ModuleNotFoundError as error:
+        do = "run pip install 'panscope[explain]'"
+        raise ConfigError("explain", "httpx2 is not installed", do) from error
+    if not endpoint.model:
+        raise ConfigError("explain", f"no model at {endpoint.base_url} is named", "add model = ...")
+    headers = {"Authorization": f"Bearer {key}"} if (key := key_of(endpoint)) else {}
+    limits = httpx2.Limits(max_connections=endpoint.at_once)
+    http = httpx2.Client(
+        base_url=endpoint.base_url, headers=headers, timeout=endpoint.timeout_seconds, limits=limits
+    )
+    closing = Event()
+    return Client(endpoint, kept, http, closing.wait, closing)
+
+
+def _text(tree: Any) -> str:
+    return str(tree["choices"][0]["message"]["content"] or "")
+
+
+def _vectors(tree: Any, n: int) -> list[list[float]]:
+    """Read embeddings, in the order of the texts; ValueError for another number of them."""
+    by_index = {int(one["index"]): [float(v) for v in one["embedding"]] for one in tree["data"]}
+    if sorted(by_index) != list(range(n)) or len({len(v) for v in by_index.values()}) != 1:
+        raise ValueError
+    return [by_index[i] for i in range(n)]
+
+
+def _kept_answer(path: Path) -> str | None:
+    """Read an answer from disk; one whose bytes have changed is asked for again."""
+    try:
+        tree = json.loads(path.read_bytes())
+        answer = tree["answer"]
+        return answer if digest_of(answer) == tree["checksum"] else None
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _seconds(retry_after: str) -> float:
+    """Read a Retry-After header, which is a number of seconds or a date.
+
+    >>> _seconds("2.5"), _seconds(""), _seconds("Wed, 21 Oct 2015 07:28:00 GMT")
+    (2.5, 0.0, 0.0)
+    """
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        left = parsedate_to_datetime(retry_after) - datetime.now(UTC)
+    except ValueError:
+        return 0.0
+    return max(0.0, left.total_seconds())

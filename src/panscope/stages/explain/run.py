@@ -1,0 +1,183 @@
+"""From an Atlas to labels with scores: features in groups, each written when it is whole."""
+
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from fnmatch import fnmatchcase
+from functools import lru_cache, partial
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from panscope import config
+from panscope.atlas.features import Atlas
+from panscope.atlas.labels import Score
+from panscope.atlas.notes import Notes
+from panscope.atlas.queries import Contexts
+from panscope.config import digest_of
+from panscope.errors import NotFound, nearest
+from panscope.events import Advanced, Emit, Finished, Started, Warned
+from panscope.stages.explain import judge, meaning, rules
+from panscope.stages.explain.client import connect
+from panscope.stages.explain.endpoint import Endpoint
+from panscope.stages.explain.group import LEAST, Explainer, Manner, case, labels
+from panscope.stages.explain.score import Scorer
+from panscope.stages.explain.windows import Row, Rows
+
+STAGE = "explain"
+GROUP = 256  # features explained, then scored beside each other's labels, then written
+ROWS_KEPT = 1 << 14  # of text, unpacked: 100 MB at 128 tokens
+Metrics = dict[str, float]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Config(config.Config):
+    """Who explains which features, on how many windows, and how the labels are scored."""
+
+    by: Literal["rules", "endpoint"] = "rules"
+    """`rules` needs no language model; `endpoint` asks the one of `[explain.endpoint]`."""
+    saes: tuple[str, ...] = ("*",)
+    """Ids of Saes, with `*` for any part."""
+    features: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Indices; without any, all that are alive."""
+    at_most: Positive | None = None
+    """Features of each Sae, drawn by the seed."""
+    scorers: tuple[Scorer, ...] = ("detection", "fuzzing", "simulation")
+    window_tokens: Annotated[int, Field(ge=4)] = 24
+    windows: Annotated[int, Field(ge=LEAST)] = 10
+    """Firing windows shown, and as many others scored; as many silent ones go with each."""
+    seed: int = 0
+    endpoint: Endpoint = Endpoint()
+    meaning: Endpoint | None = None
+    """Where an embedding model answers, by which labels are found by what they mean."""
+
+    @property
+    def at_once(self) -> int:
+        """How many features are worked on together."""
+        return self.endpoint.at_once if self.by == "endpoint" else 1
+
+
+def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> Mapping[str, int]:
+    """Label the features of an atlas and score the labels, into `notes`; say how many became what.
+
+    Answers of an endpoint are kept in the folder `kept`. A feature that has a label made in the
+    same way from the same windows is left as it is.
+
+    Raises NotFound for a Sae or feature that is not there.
+    """
+    started, counts = time.monotonic(), Counter[str]()
+    chosen = {sae: _chosen(config, atlas, sae) for sae in _saes(config, atlas)}
+    rows, found = _rows(atlas), defaultdict[str, list[Score]](list)
+    emit(Started(STAGE, sum(map(len, chosen.values())), "features"))
+    # The explainer ends first: on an interrupt it lets go of the threads that wait for an answer.
+    with ThreadPoolExecutor(config.at_once) as pool, _explainer(config, kept) as (explainer, spent):
+        manner = _manner(config, atlas, explainer)
+        for sae, group in _groups(chosen):
+            features = atlas.features(sae, _in_company(config, atlas, sae, group))
+            cases = [case(manner, feature, rows) for feature in features]
+            made, became = labels(manner, sae, cases, group, notes, pool)
+            notes.add_all(made)
+            counts += became + Counter({"features": len(group)})
+            for score in (score for label in made for score in label.scores):
+                found[score.scorer].append(score)
+            emit(Advanced(STAGE, counts["features"], {**_means(found), **spent()}))
+    if config.meaning is not None:
+        meaning.learn(config.meaning, notes)
+    for text in _said(counts):
+        emit(Warned(STAGE, text))
+    emit(Finished(STAGE, time.monotonic() - started))
+    return counts
+
+
+def _saes(config: Config, atlas: Atlas) -> list[str]:
+    """Find the Saes that are named, in the order of a forward pass."""
+    for pattern in config.saes:
+        if not any(fnmatchcase(sae, pattern) for sae in atlas.saes):
+            found = f"no Sae is named {pattern!r}"
+            raise NotFound("explain.saes", found, nearest(pattern, atlas.saes))
+    return [sae for sae in atlas.saes if any(fnmatchcase(sae, p) for p in config.saes)]
+
+
+def _chosen(config: Config, atlas: Atlas, sae: str) -> list[int]:
+    """List the features to explain, in order of their index."""
+    width = atlas.sae(sae).width
+    if beyond := [index for index in config.features if index >= width]:
+        do = f"give indices from 0 to {width - 1}"
+        raise NotFound("explain.features", f"{sae} has no feature {beyond[0]}", do)
+    asked = sorted(set(config.features)) or _alive(atlas, sae)
+    if config.at_most is None or config.at_most >= len(asked):
+        return asked
+    return sorted(Random(f"{config.seed} {sae}").sample(asked, config.at_most))
+
+
+def _groups(chosen: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Sequence[int]]]:
+    """Divide each Sae's features into groups of about equal size."""
+    for sae, indices in chosen.items():
+        n_groups = -(-len(indices) // GROUP)
+        edges = [len(indices) * n // max(n_groups, 1) for n in range(n_groups + 1)]
+        yield from ((sae, indices[a:b]) for a, b in pairwise(edges))
+
+
+def _in_company(config: Config, atlas: Atlas, sae: str, group: Sequence[int]) -> Sequence[int]:
+    """Add, to a feature that is alone, another whose label is its baseline."""
+    others = [index for index in _alive(atlas, sae) if index not in group]
+    if len(group) > 1 or not others:
+        return group
+    return [*group, Random(f"{config.seed} {sae} {group[0]}").choice(others)]
+
+
+def _alive(atlas: Atlas, sae: str) -> list[int]:
+    found: list[int] = np.flatnonzero(atlas.column(sae, "count")["count"].to_numpy()).tolist()
+    return found
+
+
+def _rows(atlas: Atlas) -> Rows:
+    contexts, pieces = Contexts(atlas), atlas.pieces
+    return lru_cache(ROWS_KEPT)(lambda number: Row.of(contexts.get(number), pieces))
+
+
+def _manner(config: Config, atlas: Atlas, explainer: Explainer) -> Manner:
+    how = config.model_dump(exclude={"saes", "features", "at_most", "endpoint", "meaning"})
+    asked = {"base_url", "model", "temperature", "answer_tokens"}
+    whom = config.endpoint.model_dump(include=asked) if config.by == "endpoint" else {}
+    digest = digest_of({"atlas": atlas.manifest.digest, **how, **whom})
+    return Manner(
+        explainer, config.scorers, config.window_tokens, config.windows, config.seed, digest
+    )
+
+
+@contextmanager
+def _explainer(config: Config, kept: Path) -> Iterator[tuple[Explainer, Callable[[], Metrics]]]:
+    """Yield the explainer that the recipe names, and what tells what it has spent."""
+    if config.by == "rules":
+        yield Explainer("panscope", "rules", rules.explain), dict
+        return
+    with closing(connect(config.endpoint, kept)) as client:
+        explain = partial(judge.explain, ask=client.ask)
+        yield Explainer(config.endpoint.model, "model", explain), client.metrics
+
+
+def _means(found: Mapping[str, Sequence[Score]]) -> Metrics:
+    """Average the scores so far, and their baselines."""
+    values = {name: _mean([score.value for score in of]) for name, of in found.items()}
+    baselines = {f"{name} shuffled": _mean([s.baseline for s in of]) for name, of in found.items()}
+    return {**values, **baselines}
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _said(counts: Counter[str]) -> Iterator[str]:
+    if n := counts["without windows"]:
+        yield f"not explained, for want of examples in different documents: {n:,} of the features"
+    if n := counts["without answer"]:
+        yield f"not explained, for want of a usable answer: {n:,} of the features"

@@ -1,0 +1,143 @@
+"""Scores: what a label foretells of windows that its author was not shown.
+
+detection   in which windows the feature fires: balanced accuracy
+fuzzing     whether the marked tokens of a firing window are those it fires on; in half of them as
+            many others are marked: balanced accuracy
+simulation  its activation at every token: Pearson's correlation
+
+(Bills et al. 2023; Paulo et al., arXiv:2410.13928, section 4.) Beside each stands the same score
+with the label of another feature. What could not be answered is counted, and is neither right nor
+wrong.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from panscope.atlas.labels import Score
+from panscope.stages.explain.agreement import balanced_accuracy, correlation
+from panscope.stages.explain.windows import Window
+
+Scorer = Literal["detection", "fuzzing", "simulation"]
+Strengths = Sequence[float]
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """A label and someone who foretells by it; None for what they could not answer."""
+
+    @property
+    def text(self) -> str:
+        """The label."""
+
+    def fires_in(self, windows: Sequence[Window]) -> Sequence[bool | None]:
+        """Foretell in which windows the feature fires."""
+
+    def fires_at(
+        self, windows: Sequence[Window], marked: Sequence[Sequence[int]]
+    ) -> Sequence[bool | None]:
+        """Foretell whether the feature fires at the marked tokens of each window."""
+
+    def strengths(self, windows: Sequence[Window]) -> Sequence[Strengths | None]:
+        """Foretell the activation at each token of each window, on any scale."""
+
+
+class Outcome(NamedTuple):
+    """A score on the way: its value, how much was answered, and each answer."""
+
+    value: float | None
+    n: int
+    n_failed: int
+    details: list[dict[str, object]]
+
+
+def scores(
+    scorers: Sequence[Scorer],
+    own: Reading,
+    other: Reading | None,
+    windows: Sequence[Window],
+    seed: int,
+    author: str,
+) -> tuple[Score, ...]:
+    """Score a label on windows, beside the label of another feature."""
+    return tuple(_score(scorer, own, other, windows, seed, author) for scorer in scorers)
+
+
+def _score(
+    scorer: Scorer,
+    own: Reading,
+    other: Reading | None,
+    windows: Sequence[Window],
+    seed: int,
+    author: str,
+) -> Score:
+    measure = MEASURES[scorer]
+    found = measure(own, windows, seed)
+    baseline = None if other is None else measure(other, windows, seed).value
+    details = json.dumps(found.details, separators=(",", ":"))
+    return Score(scorer, found.value, baseline, found.n, found.n_failed, author, details)
+
+
+def _detection(reading: Reading, windows: Sequence[Window], seed: int) -> Outcome:
+    asked = _shuffled(windows, seed)
+    return _judged(asked, [window.fires for window in asked], reading.fires_in(asked))
+
+
+def _fuzzing(reading: Reading, windows: Sequence[Window], seed: int) -> Outcome:
+    firing = [window for window in windows if window.fires and not all(window.values)]
+    asked = _shuffled(firing, seed)
+    marks = [_marks(window, seed, right=i % 2 == 0) for i, window in enumerate(asked)]
+    truth = [i % 2 == 0 for i in range(len(asked))]
+    return _judged(asked, truth, reading.fires_at(asked, marks))
+
+
+def _simulation(reading: Reading, windows: Sequence[Window], seed: int) -> Outcome:
+    told = list(zip(windows, reading.strengths(windows), strict=True))
+    answered = [(window, values) for window, values in told if values is not None]
+    expected = [value for _, values in answered for value in values]
+    true = [value for window, _ in answered for value in window.values]
+    details = [
+        {
+            "context": w.context,
+            "start": w.start,
+            "told": {i: round(v, 3) for i, v in enumerate(values) if v},
+        }
+        for w, values in answered
+    ]
+    n_failed = len(told) - len(answered)
+    return Outcome(correlation(expected, true), len(answered), n_failed, details)
+
+
+MEASURES: dict[Scorer, Callable[[Reading, Sequence[Window], int], Outcome]] = {
+    "detection": _detection,
+    "fuzzing": _fuzzing,
+    "simulation": _simulation,
+}
+
+
+def _judged(
+    windows: Sequence[Window], truth: Sequence[bool], told: Sequence[bool | None]
+) -> Outcome:
+    """Compare answers with the truth."""
+    details: list[dict[str, object]] = [
+        {"context": w.context, "start": w.start, "true": t, "told": a}
+        for w, t, a in zip(windows, truth, told, strict=True)
+    ]
+    answered = [(t, a) for t, a in zip(truth, told, strict=True) if a is not None]
+    n_failed = len(told) - len(answered)
+    return Outcome(balanced_accuracy(answered), len(answered), n_failed, details)
+
+
+def _shuffled(windows: Sequence[Window], seed: int) -> list[Window]:
+    return Random(seed).sample(list(windows), len(windows))
+
+
+def _marks(window: Window, seed: int, right: bool) -> list[int]:
+    """Choose the tokens to mark: those it fires on, or as many others."""
+    firing = [i for i, value in enumerate(window.values) if value > 0]
+    if right:
+        return firing
+    silent = [i for i, value in enumerate(window.values) if value == 0]
+    random = Random(f"{seed} {window.context} {window.start}")
+    return sorted(random.sample(silent, min(len(firing), len(silent))))
