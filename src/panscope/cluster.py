@@ -8,6 +8,7 @@ come through files (see `relay`).
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from panscope.relay import LOOK_SECONDS, Relay, to_relay
 
 LIVES = 4  # of a job: three workers may be lost
 PATIENCE_SECONDS = 60  # for jobs that were asked to stop; training writes a checkpoint
+KNOCK_SECONDS = 10  # at an address, before Ray, which tries for minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,30 @@ def _connect(address: str | None, n_workers: int | None) -> None:
         options |= {"object_store_memory": 100 << 20}  # of which a job needs a few hundred bytes
         options |= {"_system_config": {"task_oom_retries": LIVES - 1}}  # Ray's own limit is none
     else:
+        _refuse_silent(address)
         options |= {"address": address}
     try:
         _ray().init(**options)
     except ConnectionError as error:
-        do = "check the address, or leave it out for a cluster on this machine"
-        raise NotFound(f"ray {address}", "no cluster answers there", do) from error
+        raise _no_cluster(address) from error
+
+
+def _refuse_silent(address: str) -> None:
+    """Raise NotFound if nothing listens at an address, ConfigError if it is none."""
+    if address == "auto":  # Ray looks for a cluster of this machine, and says at once
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ConfigError("--ray-address", f"{address} is not HOST:PORT", "write 10.0.0.7:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address) from error
+
+
+def _no_cluster(address: str | None) -> NotFound:
+    do = "check the address, or leave it out for a cluster on this machine"
+    return NotFound(f"ray {address}", "no cluster answers there", do)
 
 
 def _divided(

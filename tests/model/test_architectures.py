@@ -17,12 +17,20 @@ from torch.nn import LayerNorm, Linear
 from panscope import splice
 from panscope.errors import ConfigError, Unsupported
 from panscope.model import load, tap
+from panscope.model.families import FAMILIES, PARALLEL_NEOX
 from panscope.model.load import Model
 from panscope.model.text import Rows
 from panscope.sites import HEAD_KINDS, KINDS, SCORE_KINDS, VECTOR_KINDS, Site, all_sites
 
 LAYERS, VOCAB = 3, 4104  # Qwen adds tokens of its own to the packaged 4,096
 IDS = torch.randint(4, VOCAB, (2, 9), generator=torch.Generator().manual_seed(5))
+
+
+def having(kind: str) -> pytest.MarkDecorator:
+    """Run a test on the families that have a kind of site."""
+    rows = {**FAMILIES, PARALLEL_NEOX.name: PARALLEL_NEOX}
+    names = [name for name, family in rows.items() if kind not in family.absent]
+    return pytest.mark.parametrize("folder", names, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -284,9 +292,8 @@ def _repeated(value: Tensor) -> Tensor:
     return value if n_groups == 1 else value.repeat_interleave(n_groups, 1)
 
 
+@having("q_rot")
 def test_rotation_keeps_lengths_and_the_first_position(eager: Model, inside: dict[Site, Tensor]):
-    if not _has(eager, "q_rot"):
-        pytest.skip("nothing is rotated")
     close = {"rtol": 2e-2, "atol": 2e-2} if eager.lm.dtype == torch.bfloat16 else {}
     for at in layers(inside):
         for kind in "qk":
@@ -331,9 +338,8 @@ def _projected(model: Model, attention: Any, read: Tensor) -> list[Tensor]:
     return [value.unflatten(-1, (-1, 8)).transpose(1, 2) for value in made]
 
 
+@having("attn_scores_capped")
 def test_the_cap_bends_the_scores(eager: Model, inside: dict[Site, Tensor]):
-    if not _has(eager, "attn_scores_capped"):
-        pytest.skip("no soft-cap")
     cap = eager.lm.config.attn_logit_softcapping
     for at in layers(inside):
         assert torch.equal(torch.tanh(at("attn_scores") / cap) * cap, at("attn_scores_capped"))
@@ -384,16 +390,13 @@ def test_edits_that_change_nothing_change_no_bit(eager: Model, inside: dict[Site
     assert logits is not None and torch.equal(logits, inside[Site("logits")])
 
 
-@pytest.mark.parametrize("kind", [*HEAD_KINDS, *SCORE_KINDS])
-def test_an_edit_of_heads_reaches_what_reads_them(eager: Model, kind: str):
-    if not _has(eager, kind):
-        pytest.skip("absent")
-    site, out = Site(kind, 1), [Site("attn_pattern", 1), Site("attn_z", 1)]
-    before = tap.run(eager, IDS, [site, *out]).values
-    after = tap.run(eager, IDS, [site, *out], {site: lambda value: value.flip(1) * 2}).values
-    assert torch.equal(after[site], before[site].flip(1) * 2)
-    assert not torch.equal(after[out[1]], before[out[1]])
-    assert torch.equal(after[out[0]], before[out[0]]) == (kind == "v")
+def test_an_edit_of_heads_reaches_what_reads_them(eager: Model, inside: dict[Site, Tensor]):
+    out = [Site("attn_pattern", 1), Site("attn_z", 1)]
+    for site in (Site(kind, 1) for kind in (*HEAD_KINDS, *SCORE_KINDS) if _has(eager, kind)):
+        after = tap.run(eager, IDS, [site, *out], {site: lambda value: value.flip(1) * 2}).values
+        assert torch.equal(after[site], inside[site].flip(1) * 2), site
+        assert not torch.equal(after[out[1]], inside[out[1]]), site
+        assert torch.equal(after[out[0]], inside[out[0]]) == (site.kind == "v"), site
 
 
 def test_a_pattern_may_be_replaced(eager: Model):
@@ -405,10 +408,9 @@ def test_a_pattern_may_be_replaced(eager: Model):
     assert torch.equal(read[Site("attn_z", 1)], own)
 
 
+@having("resid_mid")
 def test_an_edit_between_attention_and_mlp_reaches_the_stream(precise: Model):
     """As the same difference at attn_out does, and not as one that the MLP alone reads."""
-    if not _has(precise, "resid_mid"):
-        pytest.skip("nothing is in between")
     shift, last = torch.full((32,), 0.5), Site("resid_post", 1)
 
     def shifted(*edited: str) -> Tensor:

@@ -148,6 +148,23 @@ def test_patches_stack_and_end_in_any_order():
     assert scaled(4) == 8
 
 
+def test_a_patch_that_needs_an_ended_one_ends_with_it():
+    first = patch(scaled, [("x * by", "x * by + 1")])
+    second = patch(scaled, [("x * by + 1", "x * by + 2")])
+    behind = patch(scaled, [("return y", "return -y")])
+    for one in (first, second, behind):
+        one.__enter__()
+    assert scaled(4) == -10
+    with pytest.raises(ConfigError, match=r"'x \* by \+ 1' was found 0 times.*end the later one"):
+        first.__exit__(None, None, None)
+    assert scaled(4) == 8
+    with patch(scaled, [("return y", "return 2 * y")]):
+        second.__exit__(None, None, None)
+        behind.__exit__(None, None, None)
+        assert scaled(4) == 16
+    assert scaled(4) == 8
+
+
 def test_two_patches_may_share_a_name_for_one_object_only():
     first = patch(scaled, [("x * by", "tap(x * by)")], {"tap": abs})
     with first, patch(scaled, [("return y", "return tap(-y)")], {"tap": abs}):

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from panscope.errors import ConfigError, NotFound
+from panscope.errors import ConfigError, NotFound, Unsupported
 from panscope.model import load
 from panscope.model.load import Config, Model, read_shape
 from panscope.model.shape import Shape, shape_of
-from panscope.sites import all_sites
+from panscope.sites import Site, all_sites
 
 
 def test_the_shape_of_a_configuration_is_that_of_the_model(tiny_model: Model, tmp_path: Path):
@@ -20,6 +20,19 @@ def test_the_shape_of_a_configuration_is_that_of_the_model(tiny_model: Model, tm
     assert (shape.n_layers, shape.d_model, shape.d_attn, shape.n_vocab) == (3, 32, 32, 4096)
     for site in all_sites(tiny_model.n_layers):
         assert shape.d_at(site) == tiny_model.d_at(site)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("model.layers.0.mlp.gate_proj.output", "its size is not known without the model"),
+        ("q.0", "has no vector for each token"),
+        ("attn_pattern.0", "has no vector for each token"),
+    ],
+)
+def test_a_size_that_a_shape_does_not_tell_is_not_guessed(name: str, found: str):
+    with pytest.raises(Unsupported, match=found):
+        read_shape(Config()).d_at(Site.parse(name))
 
 
 def test_the_packaged_model_has_a_shape():

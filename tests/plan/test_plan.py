@@ -108,7 +108,9 @@ def test_a_store_that_training_reads_holds_what_harvest_says():
 
 def test_memory_of_a_stream_and_of_training():
     asked = wanted()
-    assert planned(asked).harvest_bytes == 18 * (32 * 4 + 16 * 4) + 200 * 4
+    assert planned(asked).harvest_bytes == 18 * (2 * 32 * 4 + 16 * 4) + 200 * 4
+    as_int8 = wanted(harvest={"bucket_tokens": 32, "batch_rows": 2, "dtype": "int8"})
+    assert planned(as_int8).harvest_bytes == planned(asked).harvest_bytes  # until it is written
     (found,) = planned(asked, MACHINE).costs
     config, cpu = asked.recipe.train, torch.device("cpu")
     groups = memory.groups(asked.specs, asked.d_at, config, cpu)
@@ -119,6 +121,18 @@ def test_memory_of_a_stream_and_of_training():
     assert found.too_large == ()
     (small,) = planned(asked, replace(MACHINE, memory_bytes=1000)).costs
     assert (small.banks, len(small.too_large)) == (3, 3)
+    assert found.fits and not small.fits
+
+
+def test_machines_without_the_memory_are_named():
+    def sentences(*machines: Machine) -> list[str]:
+        return [str(piece) for piece in report(planned(wanted(), *machines), NONE)]
+
+    small = replace(MACHINE, name="small", memory_bytes=1000)
+    assert not any("More than there is" in text for text in sentences(MACHINE))
+    assert any(
+        text.startswith("More than there is on small:") for text in sentences(small, MACHINE)
+    )
 
 
 def test_streaming_and_storing_in_hours_and_dollars():

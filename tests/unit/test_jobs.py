@@ -100,11 +100,30 @@ def test_an_error_of_a_worker_arrives_as_it_was():
 def test_options_of_ray_are_refused_without_it(tmp_path: Path, option: str):
     args = ["train", "demo", "--output", str(tmp_path), option, "2"]
     result = CliRunner().invoke(main, args)
-    assert result.exit_code == 2
+    assert result.exit_code == 2 and "are for Ray" in result.output
 
 
 def test_a_missing_ray_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setitem(sys.modules, "ray", None)
     wanted = pytest.raises(ConfigError, match=r"ray is not installed; run pip install 'panscope\[")
     with wanted, on_ray(read_recipe("demo"), tmp_path, silent, 2, None):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "found"),
+    [
+        ("127.0.0.1:1", NotFound, r"ray 127\.0\.0\.1:1: no cluster answers there"),
+        ("127.0.0.1:99999", NotFound, "no cluster answers there"),
+        ("127.0.0.1", ConfigError, r"127\.0\.0\.1 is not HOST:PORT"),
+    ],
+)
+def test_an_address_without_a_cluster_is_refused_at_once(
+    tmp_path: Path, address: str, error: type[PanscopeError], found: str
+):
+    pytest.importorskip("ray")
+    with (
+        pytest.raises(error, match=found),
+        on_ray(read_recipe("demo"), tmp_path, silent, None, address),
+    ):
         pass

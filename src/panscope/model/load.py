@@ -27,7 +27,7 @@ from panscope.errors import ConfigError, Corrupt, NotFound, Unsupported
 from panscope.model import aliases, ends
 from panscope.model.families import Family, family_of, matrix
 from panscope.model.pieces import piece
-from panscope.model.shape import Shape, refuse_another, shape_of
+from panscope.model.shape import Shape, no_vector, refuse_another, shape_of
 from panscope.sites import VECTOR_KINDS, Site
 
 POCKET = "pocket"
@@ -104,7 +104,7 @@ class Model:
             return self._measured(site)
         if site.kind not in VECTOR_KINDS:
             do = "read it with tap.run, or name an end of a projection, such as q_proj.output"
-            raise _no_vector(site, do)
+            raise no_vector(site, do)
         return self.n_vocab if site.kind == "logits" else self.d_model
 
     def encode(self, text: str) -> list[int]:
@@ -161,7 +161,7 @@ class Model:
         with ends.register(self.module_at(site), place.end, measure):
             self.lm(torch.full((2, 3), self.bos_id, device=self.device), use_cache=False)
         if not shapes or len(shapes[0]) != 3 or shapes[0][:2] != (2, 3):
-            raise _no_vector(site, "name the end of another module")
+            raise no_vector(site, "name the end of another module")
         return shapes[0][2]
 
     def module_at(self, site: Site) -> Module:
@@ -173,10 +173,6 @@ class Model:
             found = f"{self.name} has no module {path}"
             raise Unsupported(f"site {site}", found, TRANSFORMERS_MAY_BE_WHY) from error
         return module
-
-
-def _no_vector(site: Site, do: str) -> Unsupported:
-    return Unsupported(f"site {site}", "has no vector for each token", do)
 
 
 def load(config: Config) -> Model:

@@ -181,12 +181,22 @@ def _refuse_another(tree: FunctionDef, known: Collection[str], where: str) -> No
 
 
 def _undo(function: FunctionType, ended: Patch) -> None:
-    """Bring back the code without one patch: later ones are made again on what is left."""
-    state = _PATCHED.pop(function)
+    """Bring back the code without one patch: later ones are made again on what is left.
+
+    Raises ConfigError if one of them was written on the ended patch: it, and those behind it, have
+    then ended too.
+    """
+    state = _PATCHED.pop(function, None)
+    if state is None:
+        return
     function.__code__ = state.code
     for one in state.patches:
         if one is not ended:
-            _install(function, one)
+            try:
+                _install(function, one)
+            except ConfigError as error:
+                found = f"ended before one that needs it, which has ended with it ({error.args[1]})"
+                raise ConfigError(ended.where, found, "end the later one first") from error
 
 
 def _bound(state: _Patched, made: Patch) -> dict[str, object]:

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from panscope import config
-from panscope.errors import ConfigError
+from panscope.errors import ConfigError, Unsupported
 from panscope.model.families import Family, matrix
-from panscope.sites import Site
+from panscope.sites import VECTOR_KINDS, Site
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -26,7 +26,15 @@ class Shape(config.Config):
     """Of one layer."""
 
     def d_at(self, site: Site) -> int:
-        """Return the size of the vector at a site."""
+        """Return the size of the vector at a site.
+
+        Raises Unsupported for a site that has none, and for a path: no shape tells of all modules.
+        """
+        if site.is_path:
+            do = "take a site with a name, of the same size"
+            raise Unsupported(f"site {site}", "its size is not known without the model", do)
+        if site.kind not in VECTOR_KINDS:
+            raise no_vector(site, "name another site")
         if site.kind == "attn_z":
             return self.d_attn
         return self.n_vocab if site.kind == "logits" else self.d_model
@@ -43,6 +51,11 @@ def shape_of(lm: Any, family: Family) -> Shape:
         n_parameters=_n_parameters(lm),
         n_layer_parameters=_n_parameters(lm.get_submodule(f"{family.layers}.0")),
     )
+
+
+def no_vector(site: Site, do: str) -> Unsupported:
+    """Say that a site holds something else than a vector for each token."""
+    return Unsupported(f"site {site}", "has no vector for each token", do)
 
 
 def refuse_another(stated: Shape, found: Shape, name: str) -> None:

@@ -12,6 +12,7 @@ from panscope.plan.work import Wanted, Work
 from panscope.sites import Site
 from panscope.stages.train import memory
 from panscope.stages.train.sweep import Spec
+from panscope.store.precision import held_as
 
 HOUR = 3600
 MONTH_HOURS = 730
@@ -55,6 +56,11 @@ class Cost:
     storing: Source
 
     @property
+    def fits(self) -> bool:
+        """Whether the machine has the memory that training takes."""
+        return self.train_bytes <= self.machine.memory_bytes
+
+    @property
     def total_hours(self) -> float:
         """The time of all stages, one after another."""
         return sum(self.hours.values())
@@ -93,13 +99,16 @@ def cost(wanted: Wanted, store: Sequence[Held], machine: Machine, prices: Prices
     )
 
 
-def stream_bytes(wanted: Wanted, sites: Iterable[Site]) -> int:
-    """Return the memory of a live stream of some sites: a bucket, a forward pass, the model."""
+def stream_bytes(wanted: Wanted, sites: Iterable[Site], n_buckets: int = 1) -> int:
+    """Return the memory of a live stream of some sites: a bucket, a forward pass, the model.
+
+    Writing a store takes two buckets: one goes to disk while the other is filled.
+    """
     settings, model = wanted.recipe.harvest, wanted.recipe.model
     d = sum(wanted.shape.d_at(site) for site in sites)
     n_passed = settings.batch_rows * wanted.recipe.text.context
-    n_bucket = max(settings.bucket_tokens, n_passed)
-    held = d * (n_bucket * TYPES[settings.dtype] + n_passed * TYPES[model.dtype])
+    n_held = n_buckets * max(settings.bucket_tokens, n_passed)
+    held = d * (n_held * held_as(settings.dtype).itemsize + n_passed * TYPES[model.dtype])
     return held + wanted.shape.n_parameters * TYPES[model.dtype]
 
 

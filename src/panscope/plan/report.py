@@ -21,6 +21,7 @@ def report(plan: Plan, prices: Prices) -> Iterator[RenderableType]:
     yield _stages(plan)
     if plan.costs:
         yield _memory(plan)
+        yield from _shortage(plan)
         yield _times(plan)
         yield verdict(plan, plan.costs[0], prices)
 
@@ -107,6 +108,17 @@ def _memory(plan: Plan) -> Table:
         sizes = _size(cost.machine.memory_bytes), f"{cost.banks:,}", _size(cost.train_bytes)
         table.add_row(cost.machine.name, *sizes, str(len(cost.too_large) or ""))
     return table
+
+
+def _shortage(plan: Plan) -> Iterator[str]:
+    """Name the machines on which training takes more memory than there is, if any."""
+    short = [cost.machine.name for cost in plan.costs if not cost.fits]
+    if short:
+        yield (
+            f"More than there is on {', '.join(short)}: lower harvest.bucket_tokens, whose bucket "
+            "lies beside each bank, or train.memory_gb; for a Sae that is too large raise "
+            "train.latent_shards."
+        )
 
 
 def _times(plan: Plan) -> Table:

@@ -47,7 +47,7 @@ class Plan:
     dtype: str
     """Of the activations, as the recipe has it."""
     harvest_bytes: int
-    """Peak memory of harvesting all sites at once."""
+    """Peak memory of writing all sites into a store at once."""
     flops: Mapping[str, float]
     """By stage. `harvest` is one pass that fills the store; what streaming takes, a machine's."""
     costs: tuple[Cost, ...]
@@ -95,7 +95,7 @@ def plan(wanted: Wanted, machines: Sequence[Machine], prices: Prices) -> Plan:
         activations=store,
         columns_bytes=disk.columns(store),
         dtype=recipe.harvest.dtype,
-        harvest_bytes=stream_bytes(wanted, (Site.parse(site.site) for site in store)),
+        harvest_bytes=stream_bytes(wanted, map(Site.parse, (held.site for held in store)), 2),
         flops=flops,
         costs=tuple(cost(wanted, store, machine, prices) for machine in machines),
     )
