@@ -1,5 +1,6 @@
 """Training that begins from Saes: at step 0 it is them, in every architecture that can be."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from panscope import files
 from panscope.dist import Group
 from panscope.errors import ConfigError, NotFound, PanscopeError
 from panscope.events import silent
+from panscope.launch import Launch, read_recipe
 from panscope.sae.sae import Sae, fold, unfold
 from panscope.sae.suite import KIND, Suite, write_sae
 from panscope.sites import Site
@@ -171,3 +173,31 @@ def test_a_foreign_sae_is_trained_further(tmp_path: Path):
     assert errors[1] < errors[0]
     moved = float((after.w_dec - before.w_dec / before.w_dec.norm(dim=1, keepdim=True)).norm())
     assert 0 < moved < 1, "it has moved, and not far in ten steps"
+
+
+def test_a_recipe_names_the_suite_and_its_digest_is_an_input(
+    tmp_path: Path, tiny_model_folder: Path, tiny_text: Path
+):
+    def train_(out: str, **more: object) -> Suite:
+        assignments = {
+            "model.name": str(tiny_model_folder),
+            "text.path": str(tiny_text),
+            "text.context": 16,
+            "harvest.bucket_tokens": 512,
+            "train.sites": ["resid_post.1"],
+            "train.widths": [48],
+            "train.target_l0": [6.0],
+            "train.tokens": 1280,
+            "train.batch_tokens": 128,
+            **more,
+        }
+        texts = tuple(f"{key}={json.dumps(value)}" for key, value in assignments.items())
+        return Launch(read_recipe("demo", texts), tmp_path / out, silent).train()
+
+    first = train_("first")
+    folder = str(first.folder)
+    second = train_("second", **{"train.begin_from": folder, "train.schedule.learning_rate": 1e-6})
+    assert second.manifest.inputs["begin_from"] == first.manifest.digest
+    before, after = (suite.load(suite.names[0]) for suite in (first, second))
+    torch.testing.assert_close(after.w_dec, before.w_dec, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(after.threshold, before.threshold, rtol=1e-3, atol=1e-3)

@@ -6,8 +6,11 @@ take, and tensors that stretch a few numbers by strides, are refused. Nothing is
 `torch.load` with `weights_only`, which builds tensors and plain values.
 """
 
+import math
 import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,9 @@ from panscope.errors import Corrupt, NotFound, Unsupported
 
 INFLATION = 20  # weights are noise: deflate saves a tenth of them
 HEADER_BYTES = 1 << 16
+PIECE_BYTES = 1 << 24
+DAMAGE = (ValueError, EOFError, RuntimeError, OSError, struct.error, zlib.error, zipfile.BadZipFile)
+"""What numpy and zipfile raise over bytes that are not what they were."""
 RESTORE = "fetch the file again"
 DTYPES = ("float16", "float32", "float64")
 
@@ -65,18 +71,30 @@ def _npy(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tenso
     try:
         with archive.open(member) as file:
             version = npy.read_magic(file)
-            read_header = (
-                npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            )
+            is_first = version == (1, 0)
+            read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
             shape, by_columns, dtype = read_header(file, HEADER_BYTES)
             _check_dtype(where, dtype)
-            data = file.read(member.file_size)
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+            n_bytes = member.file_size - file.tell()
+            if n_bytes != dtype.itemsize * math.prod(shape) or min(shape, default=0) < 0:
+                raise Corrupt(where, f"has {n_bytes} bytes for the shape {shape}", RESTORE)
+            data = bytearray(n_bytes)
+            _fill(data, file)
+    except DAMAGE as error:
         raise Corrupt(where, f"is not an array ({error})", RESTORE) from error
-    if len(data) != dtype.itemsize * int(np.prod(shape, dtype=object)):
-        raise Corrupt(where, f"has {len(data)} bytes for the shape {shape}", RESTORE)
-    array = np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if by_columns else "C")
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
     return torch.from_numpy(array)
+
+
+def _fill(data: bytearray, file: Any) -> None:
+    """Read exactly as many bytes; the archive's checksum is compared at the last."""
+    rest = memoryview(data)
+    while rest:
+        piece = file.read(min(len(rest), PIECE_BYTES))
+        if not piece:
+            raise EOFError("it ends early")
+        rest[: len(piece)] = piece
+        rest = rest[len(piece) :]
 
 
 def _check_dtype(where: str, dtype: np.dtype[Any]) -> None:
@@ -90,12 +108,13 @@ def _check_dtype(where: str, dtype: np.dtype[Any]) -> None:
 
 def _pt(path: Path) -> Arrays:
     _archive(path).close()
+    whatever = Exception  # of damaged bytes an unpickler raises what its opcodes lead to
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         do = "save it as a state dict of tensors, or as safetensors"
         raise Unsupported(str(path), "holds more than tensors, which may be code", do) from error
-    except (RuntimeError, ValueError, EOFError, KeyError) as error:
+    except whatever as error:
         raise Corrupt(str(path), f"is no whole torch file ({error})", RESTORE) from error
     if not isinstance(tree, dict):
         found = f"holds a {type(tree).__name__}"
@@ -118,7 +137,7 @@ def _archive(path: Path) -> zipfile.ZipFile:
     """Open a zip whose members unpack to about what they take."""
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except DAMAGE as error:
         do = f"{RESTORE}, or save it with torch 1.6 or later"
         raise Corrupt(str(path), "is not a zip archive", do) from error
     for member in archive.infolist():

@@ -63,8 +63,9 @@ def read(file: Foreign) -> Slide:
     writes = text_in(meta, "hook_name_out") if architecture in TRANSCODERS else None
     ends = ends_of(file, text_in(meta, "hook_name"), writes)
     sae, scale = _assembled(file, config, architecture, ends), _scale(file, config, architecture)
-    w_dec, b_dec = sae.w_dec / scale, sae.b_dec / scale
-    sae = replace(sae, w_enc=sae.w_enc * scale, w_dec=w_dec, b_dec=b_dec)
+    if scale != 1:
+        w_dec, b_dec = sae.w_dec / scale, sae.b_dec / scale
+        sae = replace(sae, w_enc=sae.w_enc * scale, w_dec=w_dec, b_dec=b_dec)
     if architecture in TOPK + BATCHTOPK and config.get("rescale_acts_by_decoder_norm"):
         sae = _in_norms(sae, scale)
     texts = {"model": text_in(meta, "model_name"), "text": text_in(meta, "dataset_path")}
