@@ -9,7 +9,7 @@ from tests.web.fixture_run import HOSTILE, IDS, World
 from panscope.web import numbers, pages
 
 SAE = SAES[2]
-PATHS = ["/", f"/sae/{SAE}", f"/sae/{SAE}/0", "/microscope", "/docs", "/help"]
+PATHS = ["/", f"/sae/{SAE}", f"/sae/{SAE}/0", "/microscope", "/search", "/docs", "/help"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -63,6 +63,22 @@ def test_the_feature_page_holds_its_data(client: TestClient) -> None:
     assert data["view"] == client.get(f"/api/sae/{SAE}/feature/0").json()
     assert f'rel="next" href="/sae/{SAE}/1"' in html
     assert 'rel="prev"' not in html
+
+
+def test_only_an_embedded_feature_may_stand_in_another_page(client: TestClient) -> None:
+    parts = {"plots": "Statistics", "test": 'id="test"', "activations": 'id="examples"'}
+    whole = client.get(f"/sae/{SAE}/0", params={"embedplots": "false"})
+    assert "frame-ancestors 'none'" in whole.headers["content-security-policy"]
+    assert all(mark in whole.text for mark in parts.values())
+    for part, mark in parts.items():
+        asked = {"embed": "true", f"embed{part}": "false"}
+        answer = client.get(f"/sae/{SAE}/0", params=asked)
+        assert "frame-ancestors *" in answer.headers["content-security-policy"]
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        shown = [other for other, other_mark in parts.items() if other_mark in answer.text]
+        assert shown == [other for other in parts if other != part]
+    other = client.get("/microscope", params={"embed": "true"})
+    assert "frame-ancestors 'none'" in other.headers["content-security-policy"]
 
 
 def test_a_dead_feature_says_so(client: TestClient) -> None:

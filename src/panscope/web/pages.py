@@ -1,9 +1,9 @@
 """The pages: a template each, filled with what the API gives; scripts then make them move."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from panscope.atlas.queries import Catalogue, random_alive
 from panscope.errors import NotFound, nearest
 from panscope.web.api import Run
+from panscope.web.embed import Embed
 from panscope.web.headers import POLICY_EMBEDDED
 from panscope.web.numbers import count, density, number, visible
 from panscope.web.run import SaeView
@@ -73,27 +74,6 @@ def page(request: Request, name: str, **values: Any) -> HTMLResponse:
     """Fill a template; `status` is both the page's HTTP status and a value it can show."""
     status = values.get("status", 200)
     return templates.TemplateResponse(request, name, values, status_code=status)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Embed:
-    """What of a feature's page is shown inside another site's page; all of it otherwise."""
-
-    on: bool = False
-    explanation: bool = True
-    plots: bool = True
-    test: bool = True
-    activations: bool = True
-    link: bool = True
-    steer: bool = True
-
-    @classmethod
-    def of(cls, query: Mapping[str, str]) -> Self:
-        """Read Neuronpedia's parameters: `embed=true`, then `embedplots=false` and the like."""
-        if query.get("embed") != "true":
-            return cls()
-        parts = [field.name for field in dataclasses.fields(cls)][1:]
-        return cls(True, **{part: query.get(f"embed{part}") != "false" for part in parts})
 
 
 @router.get("/")

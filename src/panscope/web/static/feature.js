@@ -57,7 +57,7 @@ function line(example, place) {
     element("span", { className: "n", textContent: number(peak), title: peak }),
     element("div", { className: "strip" }, strip),
     element("span", { className: "kind", textContent: context.kind, title: `${context.kind}, document ${context.documents[example.peak]}, row ${context.context}` }),
-    element("span", { className: "acts" }, use, fold),
+    element("span", { className: "acts" }, ...(form ? [use] : []), fold),
   );
   const entry = { example, place, made, strip, fold, tokens: tokensOf(example) };
   fold.onclick = () => toggle(entry, !opened.has(place));
