@@ -195,7 +195,7 @@ def test_the_store_trains_the_suite_too(
     )
     harvested = panscope("harvest", "demo", *common)
     assert harvested.exit_code == 0
-    table = harvested.stdout[harvested.stdout.index("error as bfloat16") :].splitlines()[1:]
+    table = harvested.stdout[harvested.stdout.index("error as float32") :].splitlines()[1:]
     sites = [str(site) for site in Store.open(tmp_path / "store").sites]
     assert [line.split()[0] for line in table if line.strip()] == sites
     assert panscope("train", "demo", *common).exit_code == 0
