@@ -24,6 +24,7 @@ from panscope.allocator import keep_freed_memory
 from panscope.errors import ConfigError, Incomplete, PanscopeError
 from panscope.events import Bars
 from panscope.place import Place
+from panscope.sites import Site
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -577,13 +578,13 @@ def _two_digits(value: float | None) -> str:
 
 
 def _errors_table(facts: Any) -> Table:
-    """Lay out what a store's type has cost: a row a site."""
+    """Lay out what a store's type has cost: a row a site, in the order of a forward pass."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("site")
     table.add_column("d", justify="right")
     table.add_column(f"error as {facts['dtype']}", justify="right")
-    for site, error in facts["error"].items():
-        table.add_row(site, str(facts["sites"][site]), f"{error:.3%}")
+    for site in sorted(facts["error"], key=lambda name: Site.parse(name).order):
+        table.add_row(site, str(facts["sites"][site]), f"{facts['error'][site]:.3%}")
     return table
 
 

@@ -127,6 +127,12 @@ def _connect(address: str | None, n_workers: int | None) -> None:
         _ray().init(**options)
     except ConnectionError as error:
         raise _no_cluster(address) from error
+    except Exception as error:
+        if type(error) is not Exception:  # Ray raises nothing more specific
+            raise
+        found = f"the cluster did not start ({str(error).partition('. ')[0]})"
+        do = "try again when the machine has less to do, or start a cluster and give its address"
+        raise Incomplete("ray", found, do) from error
 
 
 def _refuse_silent(address: str) -> None:

@@ -193,7 +193,11 @@ def test_the_store_trains_the_suite_too(
         "--output",
         tmp_path,
     )
-    assert panscope("harvest", "demo", *common).exit_code == 0
+    harvested = panscope("harvest", "demo", *common)
+    assert harvested.exit_code == 0
+    table = harvested.stdout[harvested.stdout.index("error as float32") :].splitlines()[1:]
+    sites = [str(site) for site in Store.open(tmp_path / "store").sites]
+    assert [line.split()[0] for line in table if line.strip()] == sites
     assert panscope("train", "demo", *common).exit_code == 0
     store, suite = (files.read_manifest(tmp_path / part) for part in ("store", "suite"))
     assert suite.inputs["store"] == store.digest

@@ -13,7 +13,7 @@ from panscope import dist
 from panscope.cli import main
 from panscope.cluster import _divided, on_ray
 from panscope.dist import WHOLE, Share
-from panscope.errors import ConfigError, Interrupted, NotFound, PanscopeError
+from panscope.errors import ConfigError, Incomplete, Interrupted, NotFound, PanscopeError
 from panscope.events import silent
 from panscope.jobs import Job, Processes, phases
 from panscope.launch import Launch, read_recipe
@@ -126,4 +126,16 @@ def test_an_address_without_a_cluster_is_refused_at_once(
         pytest.raises(error, match=found),
         on_ray(read_recipe("demo"), tmp_path, silent, None, address),
     ):
+        pass
+
+
+def test_a_cluster_that_does_not_start_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def init(**options: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(pytest.importorskip("ray"), "init", init)
+    wanted = pytest.raises(Incomplete, match=r"did not start \(The current node timed out during s")
+    with wanted, on_ray(read_recipe("demo"), tmp_path, silent, 2, None):
         pass
