@@ -2,8 +2,8 @@
 
 For test_describe_resume. Usage: killed_describe.py FOLDER. Writes FOLDER/whole and
 FOLDER/resumed-<n> (killed once, at the n-th instant, for every 13th n). Each description runs in a
-forked child, which kills itself with SIGKILL: half way through a write, before a sync, a rename or a
-removal. Prints the first n that none reached.
+forked child, which kills itself with SIGKILL: half way through a write, before a sync, a rename or
+a removal. Prints the first n that none reached.
 """
 
 import itertools

@@ -98,7 +98,7 @@ def test_without_a_compiler_the_same_is_made(
 ):
     """To the bit but for the correlations, whose sums come in another order."""
     assert cpu.available()
-    for name in ("bins_of", "by_latent", "count_", "offer_", "sum_", "add_together_"):
+    for name in ("bins_of", "by_latent", "count_", "offer_", "sum_", "lots_of", "companions"):
         monkeypatch.setattr(cpu_firings, name, getattr(firings, name))
     describe.run(work(suite, tmp_path / "plain"))
     native, plain = (Atlas(folder) for folder in (whole, tmp_path / "plain"))

@@ -1,5 +1,6 @@
 """The C++ body of `firings` (`native/firings.cpp`), called through ctypes."""
 
+from collections.abc import Sequence
 from ctypes import Structure, byref, c_int64, c_void_p
 
 import torch
@@ -7,7 +8,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from panscope.kernels.cpu import library
-from panscope.kernels.firings import Classes, Codes, Firings, PerFiring, PerToken
+from panscope.kernels.firings import (
+    Classes,
+    Codes,
+    Counts,
+    Firings,
+    PerFiring,
+    PerToken,
+    Together,
+)
 from panscope.stats import TopK
 
 
@@ -70,15 +79,25 @@ def offer_(
     library().panscope_best(byref(_firings(firings)), *given, byref(into))
 
 
-def add_together_(
-    counts: Int[Tensor, "latents width"],
-    products: Float[Tensor, "latents width"],
-    firings: Firings,
-    codes: Codes,
-) -> None:
-    """Add up the tokens at which a latent fires, row by row of the result."""
-    given = byref(_firings(firings)), byref(_codes(codes)), counts.shape[1]
-    library().panscope_together(*given, counts.data_ptr(), products.data_ptr())
+def lots_of(firings: Firings, origins: PerToken, salt: int) -> PerFiring:
+    """Mix, latent by latent."""
+    lots = torch.empty(len(firings.values))
+    at = origins.data_ptr(), salt, lots.data_ptr()
+    library().panscope_lots(byref(_firings(firings)), *at)
+    return lots
+
+
+def companions(
+    firings: Sequence[Firings], codes: Sequence[Codes], n_firings: Counts, first: int, k: int
+) -> Together:
+    """Count what fires at a latent's tokens, then choose; a thread holds one latent's counts."""
+    n, width = firings[0].n_latents, len(n_firings)
+    ids, found = torch.full((n, k), -1), torch.zeros(2, n, k, dtype=torch.float64)
+    pieces = (_Firings * len(firings))(*map(_firings, firings))
+    texts = (_Codes * len(codes))(*map(_codes, codes))
+    given = pieces, texts, len(firings), n_firings.data_ptr(), width, first, k
+    library().panscope_companions(*given, *(t.data_ptr() for t in (ids, found[0], found[1])))
+    return Together(ids, found[0], found[1])
 
 
 def _codes(codes: Codes) -> _Codes:

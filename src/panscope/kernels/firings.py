@@ -4,8 +4,9 @@ The functions here are the definitions, in PyTorch; `cpu_firings` has the same i
 latent at a time, tokens in order: results do not depend on the number of threads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -16,6 +17,19 @@ from panscope.stats import TopK
 Classes = UInt8[Tensor, " firings"]
 PerFiring = Float[Tensor, " firings"]
 PerToken = Int[Tensor, " tokens"]
+Counts = Int[Tensor, " latents"]
+
+
+class Together(NamedTuple):
+    """The latents that fire most often with each of some, by Jaccard, the first of equals first.
+
+    Jaccard is the share of the tokens where both fire among those where either does; products are
+    those of both values, summed over tokens. Where there are fewer, the id is -1, the rest 0.
+    """
+
+    ids: Int[Tensor, "latents k"]
+    jaccards: Float[Tensor, "latents k"]
+    products: Float[Tensor, "latents k"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +124,44 @@ def offer_(
     best.add_(keys, scores, origins[at], groups[at])
 
 
-def add_together_(
-    counts: Int[Tensor, "latents width"],
-    products: Float[Tensor, "latents width"],
-    firings: Firings,
-    codes: Codes,
-) -> None:
-    """Count at how many tokens each latent fires with each other, and sum the values' products.
+def lots_of(firings: Firings, origins: PerToken, salt: int) -> PerFiring:
+    """Draw a number in (0, 1] for each firing, from its latent, its token's origin and a salt.
 
-    `firings` are those of a range of latents, `codes` all of the same tokens; counts are int32,
-    products float64.
+    The highest lots are a uniform sample that does not depend on how the text was cut.
     """
-    values = torch.zeros(codes.n_tokens, codes.width, dtype=torch.float64)
-    values[codes.tokens, codes.latents.long()] = codes.values.double()
-    mine = torch.zeros(firings.n_latents, codes.n_tokens, dtype=torch.float64)
-    mine[firings.latents, firings.tokens.long()] = firings.values.double()
-    counts += ((mine != 0).double() @ (values != 0).double()).int()
-    products += mine @ values
+    at = origins[firings.tokens.long()]
+    mixed = at * 0x9E3779B97F4A7C1 + firings.latents * 0x5851F42D4C957F2 + salt
+    mixed = (mixed ^ (mixed >> 31)) * 0x3F58476D1CE4E5B
+    mixed = (mixed ^ (mixed >> 29)) * 0x14D049BB133111E
+    return (1 + (mixed >> 20 & 0xFFFFFF)).float() / 0x1000000
+
+
+def companions(
+    firings: Sequence[Firings], codes: Sequence[Codes], n_firings: Counts, first: int, k: int
+) -> Together:
+    """Find the k latents that fire most often with each of those from `first` on.
+
+    Piece by piece `firings` are theirs and `codes` all of the same tokens; `n_firings` counts those
+    of every latent in all pieces.
+    """
+    n, width = firings[0].n_latents, len(n_firings)
+    both, products = (torch.zeros(n, width, dtype=torch.float64) for _ in range(2))
+    for mine, all_codes in zip(firings, codes, strict=True):
+        values = torch.zeros(all_codes.n_tokens, width, dtype=torch.float64)
+        values[all_codes.tokens, all_codes.latents.long()] = all_codes.values.double()
+        here = torch.zeros(n, all_codes.n_tokens, dtype=torch.float64)
+        here[mine.latents, mine.tokens.long()] = mine.values.double()
+        both += (here != 0).double() @ (values != 0).double()
+        products += here @ values
+    either = n_firings[first : first + n, None] + n_firings - both
+    jaccards = (both / either.clamp_min(1)).diagonal_scatter(
+        torch.zeros(min(n, width - first)), first
+    )
+    best, ids = jaccards.sort(dim=1, descending=True, stable=True)
+    best, ids, is_any = best[:, :k], ids[:, :k], best[:, :k] > 0
+    return Together(
+        torch.where(is_any, ids, -1), best, torch.where(is_any, products.gather(1, ids), 0)
+    )
 
 
 @runtime_checkable
@@ -160,11 +195,15 @@ class Counting(Protocol):
     ) -> None:
         """Offer each firing to the best of its latent and class."""
 
-    def add_together_(
+    def lots_of(self, firings: Firings, origins: PerToken, salt: int) -> PerFiring:
+        """Draw a number for each firing."""
+
+    def companions(
         self,
-        counts: Int[Tensor, "latents width"],
-        products: Float[Tensor, "latents width"],
-        firings: Firings,
-        codes: Codes,
-    ) -> None:
-        """Count and multiply what fires together."""
+        firings: Sequence[Firings],
+        codes: Sequence[Codes],
+        n_firings: Counts,
+        first: int,
+        k: int,
+    ) -> Together:
+        """Find what fires most often with each of some latents."""

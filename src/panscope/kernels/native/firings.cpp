@@ -7,6 +7,9 @@
 #include <omp.h>
 
 #include "abi.h"
+#include "vector.h"
+
+using namespace panscope;
 
 namespace {
 
@@ -125,19 +128,99 @@ void panscope_best(const FiringArrays* firings, const float* scores, const uint8
     }
 }
 
-void panscope_together(const FiringArrays* firings, const CodeArrays* codes, int64_t n_latents,
-                       int32_t* counts, double* products) {
-#pragma omp parallel for schedule(dynamic, 8)
-  for (int64_t i = 0; i < firings->n_latents; i++) {
-    int32_t* count = counts + i * n_latents;
-    double* product = products + i * n_latents;
+void panscope_lots(const FiringArrays* firings, const int64_t* origins, int64_t salt,
+                   float* lots) {
+#pragma omp parallel for schedule(dynamic, 64)
+  for (int64_t i = 0; i < firings->n_latents; i++)
     for (int64_t at = firings->starts[i]; at < firings->starts[i + 1]; at++) {
-      int64_t token = firings->tokens[at];
-      double value = firings->values[at];
-      for (int64_t p = codes->offsets[token]; p < codes->offsets[token + 1]; p++) {
-        count[codes->latents[p]]++;
-        product[codes->latents[p]] += value * codes->values[p];
+      uint64_t origin = origins[firings->tokens[at]];
+      int64_t mixed = origin * 0x9E3779B97F4A7C1u + i * 0x5851F42D4C957F2u + salt;
+      mixed = uint64_t(mixed ^ (mixed >> 31)) * 0x3F58476D1CE4E5Bu;
+      mixed = uint64_t(mixed ^ (mixed >> 29)) * 0x14D049BB133111Eu;
+      lots[at] = float(1 + (mixed >> 20 & 0xFFFFFF)) / 0x1000000;
+    }
+}
+
+namespace {
+
+// What fires at the tokens of one latent, and with which products.
+struct Together {
+  std::vector<int32_t> count, touched;
+  std::vector<double> product;
+
+  explicit Together(int64_t width) : count(width, 0), product(width, 0.0) {}
+
+  void add(const FiringArrays& firings, int64_t i, const CodeArrays& codes) {
+    constexpr int64_t ahead = 8;
+    for (int64_t at = firings.starts[i], end = firings.starts[i + 1]; at < end; at++) {
+      if (at + ahead < end) expect(codes, firings.tokens[at + ahead]);
+      int64_t token = firings.tokens[at];
+      double value = firings.values[at];
+      for (int64_t p = codes.offsets[token]; p < codes.offsets[token + 1]; p++) {
+        int32_t other = codes.latents[p];
+        if (!count[other]++) touched.push_back(other);
+        product[other] += value * codes.values[p];
       }
+    }
+  }
+  void clear() {
+    for (int32_t other : touched) {
+      count[other] = 0;
+      product[other] = 0;
+    }
+    touched.clear();
+  }
+
+ private:
+  // Tokens come in no order that the processor could guess.
+  static void expect(const CodeArrays& codes, int64_t token) {
+    int64_t from = codes.offsets[token], n = codes.offsets[token + 1] - from;
+    prefetch(reinterpret_cast<const float*>(codes.latents) + from, n);
+    prefetch(codes.values + from, n);
+  }
+};
+
+// One latent's companions, highest Jaccard first, the lower index of equals first.
+struct Companions {
+  int64_t* id;
+  double *jaccard, *product;
+  int64_t k, n = 0;
+
+  void offer(int64_t other, double share, double sum) {
+    auto is_before = [&](int64_t at) {
+      return share > jaccard[at] || (share == jaccard[at] && other < id[at]);
+    };
+    if (n == k && !is_before(k - 1)) return;
+    int64_t at = n < k ? n++ : k - 1;
+    for (; at > 0 && is_before(at - 1); at--) {
+      id[at] = id[at - 1];
+      jaccard[at] = jaccard[at - 1];
+      product[at] = product[at - 1];
+    }
+    id[at] = other;
+    jaccard[at] = share;
+    product[at] = sum;
+  }
+};
+
+}  // namespace
+
+void panscope_companions(const FiringArrays* firings, const CodeArrays* codes, int64_t n_pieces,
+                         const int64_t* n_firings, int64_t width, int64_t first, int64_t k,
+                         int64_t* ids, double* jaccards, double* products) {
+#pragma omp parallel
+  {
+    Together with(width);
+#pragma omp for schedule(dynamic, 8)
+    for (int64_t i = 0; i < firings->n_latents; i++) {
+      for (int64_t piece = 0; piece < n_pieces; piece++) with.add(firings[piece], i, codes[piece]);
+      Companions best{ids + i * k, jaccards + i * k, products + i * k, k};
+      for (int32_t other : with.touched) {
+        if (other == first + i) continue;
+        int64_t both = with.count[other], either = n_firings[first + i] + n_firings[other] - both;
+        best.offer(other, double(both) / double(either), with.product[other]);
+      }
+      with.clear();
     }
   }
 }
