@@ -83,9 +83,15 @@ def _told(body: firings.Counting, batches: list[Tensor]) -> list[Tensor]:
         body.offer_(best, fired, fired.values, origins, groups, classes)
         lots = body.lots_of(fired, origins, 1 << 61)
         body.offer_(drawn, fired, lots, origins, groups, classes)
-    some = [body.by_latent(read, 2, 7) for read in codes]
+    together = firings.Together.zero(WIDTH, 4)
+    for first, end in ((0, 2), (2, 7), (7, WIDTH)):
+        some = [body.by_latent(read, first, end) for read in codes]
+        body.accompany_(together, some, codes, n_firings, first)
+    products = torch.zeros_like(together.jaccards)
+    for read in codes:
+        body.multiply_(products, body.by_latent(read, 0, WIDTH), read.n_tokens, together.ids)
     kept = (part for top in (best, drawn) for part in (top.scores, top.origins, top.groups))
-    return [counts, total, square, *kept, *body.companions(some, codes, n_firings, 2, 4)]
+    return [counts, total, square, *kept, *together, products]
 
 
 def test_the_native_body_is_the_one_that_counts():

@@ -98,9 +98,19 @@ def test_without_a_compiler_the_same_is_made(
 ):
     """To the bit but for the correlations, whose sums come in another order."""
     assert cpu.available()
-    for name in ("bins_of", "by_latent", "count_", "offer_", "sum_", "lots_of", "companions"):
+    for name in (
+        "bins_of",
+        "by_latent",
+        "count_",
+        "offer_",
+        "sum_",
+        "lots_of",
+        "companions",
+        "multiply_",
+    ):
         monkeypatch.setattr(cpu_firings, name, getattr(firings, name))
     describe.run(work(suite, tmp_path / "plain"))
+    assert "accompany_" in counting
     native, plain = (Atlas(folder) for folder in (whole, tmp_path / "plain"))
     for sae, record in native.saes.items():
         for index in range(record.width):

@@ -87,17 +87,30 @@ def lots_of(firings: Firings, origins: PerToken, salt: int) -> PerFiring:
     return lots
 
 
-def companions(
-    firings: Sequence[Firings], codes: Sequence[Codes], n_firings: Counts, first: int, k: int
-) -> Together:
-    """Count what fires at a latent's tokens, then choose; a thread holds one latent's counts."""
-    n, width = firings[0].n_latents, len(n_firings)
-    ids, found = torch.full((n, k), -1), torch.zeros(2, n, k, dtype=torch.float64)
+def accompany_(
+    found: Together,
+    firings: Sequence[Firings],
+    codes: Sequence[Codes],
+    n_firings: Counts,
+    first: int,
+) -> None:
+    """Count what fires at a latent's tokens, in one row a thread, and offer it to both."""
     pieces = (_Firings * len(firings))(*map(_firings, firings))
     texts = (_Codes * len(codes))(*map(_codes, codes))
-    given = pieces, texts, len(firings), n_firings.data_ptr(), width, first, k
-    library().panscope_companions(*given, *(t.data_ptr() for t in (ids, found[0], found[1])))
-    return Together(ids, found[0], found[1])
+    given = pieces, texts, len(firings), n_firings.data_ptr(), len(n_firings), first
+    into = found.ids.shape[1], found.ids.data_ptr(), found.jaccards.data_ptr()
+    library().panscope_companions(*given, *into)
+
+
+def multiply_(
+    products: Float[Tensor, "latents k"],
+    firings: Firings,
+    n_tokens: int,
+    ids: Int[Tensor, "latents k"],
+) -> None:
+    """Lay a latent's values out by token, and go through those of each other."""
+    given = byref(_firings(firings)), n_tokens, ids.data_ptr(), ids.shape[1]
+    library().panscope_products(*given, products.data_ptr())
 
 
 def _codes(codes: Codes) -> _Codes:

@@ -6,7 +6,7 @@ latent at a time, tokens in order: results do not depend on the number of thread
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -23,13 +23,17 @@ Counts = Int[Tensor, " latents"]
 class Together(NamedTuple):
     """The latents that fire most often with each of some, by Jaccard, the first of equals first.
 
-    Jaccard is the share of the tokens where both fire among those where either does; products are
-    those of both values, summed over tokens. Where there are fewer, the id is -1, the rest 0.
+    Jaccard is the share of the tokens where both fire among those where either does. Where there
+    are fewer than k, the id is -1 and the Jaccard 0.
     """
 
     ids: Int[Tensor, "latents k"]
     jaccards: Float[Tensor, "latents k"]
-    products: Float[Tensor, "latents k"]
+
+    @classmethod
+    def zero(cls, width: int, k: int) -> Self:
+        """Start with nothing seen."""
+        return cls(torch.full((width, k), -1), torch.zeros(width, k, dtype=torch.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,32 +140,58 @@ def lots_of(firings: Firings, origins: PerToken, salt: int) -> PerFiring:
     return (1 + (mixed >> 20 & 0xFFFFFF)).float() / 0x1000000
 
 
-def companions(
-    firings: Sequence[Firings], codes: Sequence[Codes], n_firings: Counts, first: int, k: int
-) -> Together:
-    """Find the k latents that fire most often with each of those from `first` on.
+def accompany_(
+    found: Together,
+    firings: Sequence[Firings],
+    codes: Sequence[Codes],
+    n_firings: Counts,
+    first: int,
+) -> None:
+    """Offer pairs of latents that fire together to the companions of both.
 
-    Piece by piece `firings` are theirs and `codes` all of the same tokens; `n_firings` counts those
-    of every latent in all pieces.
+    All pairs whose lower latent is of a range from `first` on: piece by piece, `firings` are those
+    of the range and `codes` all of the same tokens. `n_firings` counts those of every latent.
     """
     n, width = firings[0].n_latents, len(n_firings)
-    both, products = (torch.zeros(n, width, dtype=torch.float64) for _ in range(2))
+    both = torch.zeros(n, width, dtype=torch.float64)
     for mine, all_codes in zip(firings, codes, strict=True):
-        values = torch.zeros(all_codes.n_tokens, width, dtype=torch.float64)
-        values[all_codes.tokens, all_codes.latents.long()] = all_codes.values.double()
+        fired = torch.zeros(all_codes.n_tokens, width, dtype=torch.float64)
+        fired[all_codes.tokens, all_codes.latents.long()] = 1
         here = torch.zeros(n, all_codes.n_tokens, dtype=torch.float64)
-        here[mine.latents, mine.tokens.long()] = mine.values.double()
-        both += (here != 0).double() @ (values != 0).double()
-        products += here @ values
+        here[mine.latents, mine.tokens.long()] = 1
+        both += here @ fired
     either = n_firings[first : first + n, None] + n_firings - both
-    jaccards = (both / either.clamp_min(1)).diagonal_scatter(
-        torch.zeros(min(n, width - first)), first
-    )
-    best, ids = jaccards.sort(dim=1, descending=True, stable=True)
-    best, ids, is_any = best[:, :k], ids[:, :k], best[:, :k] > 0
-    return Together(
-        torch.where(is_any, ids, -1), best, torch.where(is_any, products.gather(1, ids), 0)
-    )
+    jaccards = (both / either.clamp_min(1)).triu(first + 1)
+    others = torch.arange(width).expand(n, width)
+    _offer_rows_(found, slice(first, first + n), others, jaccards)
+    _offer_rows_(found, slice(None), torch.arange(first, first + n).expand(width, n), jaccards.T)
+
+
+def _offer_rows_(found: Together, rows: slice, ids: Tensor, jaccards: Tensor) -> None:
+    """Take the best of what some latents have and what they are offered; zeros are nothing."""
+    k = found.ids.shape[1]
+    ids = torch.cat([found.ids[rows], torch.where(jaccards > 0, ids, -1)], dim=1)
+    jaccards = torch.cat([found.jaccards[rows], jaccards], dim=1)
+    order = ids.argsort(dim=1, stable=True)
+    ranks = jaccards.gather(1, order).argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, ranks)[:, :k]
+    found.ids[rows], found.jaccards[rows] = ids.gather(1, order), jaccards.gather(1, order)
+
+
+def multiply_(
+    products: Float[Tensor, "latents k"],
+    firings: Firings,
+    n_tokens: int,
+    ids: Int[Tensor, "latents k"],
+) -> None:
+    """Add up each latent's values (float64) times those of k others at the same tokens.
+
+    `firings` are those of all latents; an id of -1 is none.
+    """
+    values = torch.zeros(firings.n_latents, n_tokens, dtype=torch.float64)
+    values[firings.latents, firings.tokens.long()] = firings.values.double()
+    for added, others in zip(products.unbind(1), ids.unbind(1), strict=True):
+        added += torch.where(others >= 0, (values * values[others]).sum(1), 0)
 
 
 @runtime_checkable
@@ -198,12 +228,21 @@ class Counting(Protocol):
     def lots_of(self, firings: Firings, origins: PerToken, salt: int) -> PerFiring:
         """Draw a number for each firing."""
 
-    def companions(
+    def accompany_(
         self,
+        found: Together,
         firings: Sequence[Firings],
         codes: Sequence[Codes],
         n_firings: Counts,
         first: int,
-        k: int,
-    ) -> Together:
-        """Find what fires most often with each of some latents."""
+    ) -> None:
+        """Offer latents that fire together to each other's companions."""
+
+    def multiply_(
+        self,
+        products: Float[Tensor, "latents k"],
+        firings: Firings,
+        n_tokens: int,
+        ids: Int[Tensor, "latents k"],
+    ) -> None:
+        """Add up each latent's values times those of k others."""

@@ -143,63 +143,54 @@ void panscope_lots(const FiringArrays* firings, const int64_t* origins, int64_t 
 
 namespace {
 
-// What fires at the tokens of one latent, and with which products.
+// How often latents of higher index fire at the tokens of one latent.
 struct Together {
   std::vector<int32_t> count, touched;
-  std::vector<double> product;
 
-  explicit Together(int64_t width) : count(width, 0), product(width, 0.0) {}
+  explicit Together(int64_t width) : count(width, 0) {}
 
-  void add(const FiringArrays& firings, int64_t i, const CodeArrays& codes) {
-    constexpr int64_t ahead = 8;
+  void add(const FiringArrays& firings, int64_t i, int32_t latent, const CodeArrays& codes) {
+    constexpr int64_t ahead = 8;  // tokens come in no order that the processor could guess
     for (int64_t at = firings.starts[i], end = firings.starts[i + 1]; at < end; at++) {
       if (at + ahead < end) expect(codes, firings.tokens[at + ahead]);
       int64_t token = firings.tokens[at];
-      double value = firings.values[at];
-      for (int64_t p = codes.offsets[token]; p < codes.offsets[token + 1]; p++) {
-        int32_t other = codes.latents[p];
-        if (!count[other]++) touched.push_back(other);
-        product[other] += value * codes.values[p];
-      }
+      for (int64_t p = codes.offsets[token + 1] - 1; codes.latents[p] > latent; p--)
+        if (!count[codes.latents[p]]++) touched.push_back(codes.latents[p]);
     }
   }
   void clear() {
-    for (int32_t other : touched) {
-      count[other] = 0;
-      product[other] = 0;
-    }
+    for (int32_t other : touched) count[other] = 0;
     touched.clear();
   }
 
  private:
-  // Tokens come in no order that the processor could guess.
   static void expect(const CodeArrays& codes, int64_t token) {
-    int64_t from = codes.offsets[token], n = codes.offsets[token + 1] - from;
-    prefetch(reinterpret_cast<const float*>(codes.latents) + from, n);
-    prefetch(codes.values + from, n);
+    int64_t from = codes.offsets[token];
+    prefetch(reinterpret_cast<const float*>(codes.latents) + from, codes.offsets[token + 1] - from);
   }
 };
 
-// One latent's companions, highest Jaccard first, the lower index of equals first.
+// Each latent's companions, highest Jaccard first, the lower index of equals first: which they are
+// does not depend on the order in which they are offered.
 struct Companions {
-  int64_t* id;
-  double *jaccard, *product;
-  int64_t k, n = 0;
+  int64_t* ids;
+  double* jaccards;
+  int64_t k;
 
-  void offer(int64_t other, double share, double sum) {
+  void offer(int64_t latent, int64_t other, double share) {
+    int64_t* id = ids + latent * k;
+    double* jaccard = jaccards + latent * k;
     auto is_before = [&](int64_t at) {
       return share > jaccard[at] || (share == jaccard[at] && other < id[at]);
     };
-    if (n == k && !is_before(k - 1)) return;
-    int64_t at = n < k ? n++ : k - 1;
+    int64_t at = k - 1;
+    if (!is_before(at)) return;
     for (; at > 0 && is_before(at - 1); at--) {
       id[at] = id[at - 1];
       jaccard[at] = jaccard[at - 1];
-      product[at] = product[at - 1];
     }
     id[at] = other;
     jaccard[at] = share;
-    product[at] = sum;
   }
 };
 
@@ -207,20 +198,44 @@ struct Companions {
 
 void panscope_companions(const FiringArrays* firings, const CodeArrays* codes, int64_t n_pieces,
                          const int64_t* n_firings, int64_t width, int64_t first, int64_t k,
-                         int64_t* ids, double* jaccards, double* products) {
+                         int64_t* ids, double* jaccards) {
 #pragma omp parallel
   {
     Together with(width);
-#pragma omp for schedule(dynamic, 8)
+    std::vector<int64_t> my_ids(width * k, -1);
+    std::vector<double> my_jaccards(width * k, 0.0);
+    Companions mine{my_ids.data(), my_jaccards.data(), k}, all{ids, jaccards, k};
+#pragma omp for schedule(dynamic, 8) nowait
     for (int64_t i = 0; i < firings->n_latents; i++) {
-      for (int64_t piece = 0; piece < n_pieces; piece++) with.add(firings[piece], i, codes[piece]);
-      Companions best{ids + i * k, jaccards + i * k, products + i * k, k};
+      int32_t latent = int32_t(first + i);
+      for (int64_t piece = 0; piece < n_pieces; piece++)
+        with.add(firings[piece], i, latent, codes[piece]);
       for (int32_t other : with.touched) {
-        if (other == first + i) continue;
-        int64_t both = with.count[other], either = n_firings[first + i] + n_firings[other] - both;
-        best.offer(other, double(both) / double(either), with.product[other]);
+        int64_t both = with.count[other], either = n_firings[latent] + n_firings[other] - both;
+        mine.offer(latent, other, double(both) / double(either));
+        mine.offer(other, latent, double(both) / double(either));
       }
       with.clear();
+    }
+#pragma omp critical
+    for (int64_t slot = 0; slot < width * k; slot++)
+      if (my_ids[slot] >= 0) all.offer(slot / k, my_ids[slot], my_jaccards[slot]);
+  }
+}
+
+void panscope_products(const FiringArrays* firings, int64_t n_tokens, const int64_t* ids, int64_t k,
+                       double* products) {
+#pragma omp parallel
+  {
+    std::vector<float> value(n_tokens, 0.0f);  // of one latent, token by token
+#pragma omp for schedule(dynamic, 8)
+    for (int64_t i = 0; i < firings->n_latents; i++) {
+      int64_t begin = firings->starts[i], end = firings->starts[i + 1];
+      for (int64_t at = begin; at < end; at++) value[firings->tokens[at]] = firings->values[at];
+      for (int64_t slot = i * k; slot < (i + 1) * k && ids[slot] >= 0 && begin < end; slot++)
+        for (int64_t at = firings->starts[ids[slot]]; at < firings->starts[ids[slot] + 1]; at++)
+          products[slot] += double(value[firings->tokens[at]]) * double(firings->values[at]);
+      for (int64_t at = begin; at < end; at++) value[firings->tokens[at]] = 0;
     }
   }
 }

@@ -1,9 +1,9 @@
 """Which latents of a Sae fire together: exact over all tokens and all pairs of latents.
 
 A block of latents has its firings sorted in memory, and one latent at a time is counted against
-all others, at the tokens where it fires. Width x width numbers are never in memory, and no pair is
-left out by a sample or a sketch. The work is that of the pairs that fire together: the square of
-what fires at a token.
+those after it, at the tokens where it fires. Width x width numbers are never in memory, and no pair
+is left out by a sample or a sketch. The work is that of the pairs that fire together: half the
+square of what fires at a token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from panscope.atlas.columns import CompanionColumns
 from panscope.kernels.bodies import counting
-from panscope.kernels.firings import Codes
+from panscope.kernels.firings import Codes, Together
 from panscope.stages.describe.tally import Tally
 
 BLOCK_FIRINGS = 1 << 25  # sorted at a time: 268 MB
@@ -25,12 +25,14 @@ def companions(
 ) -> CompanionColumns:
     """Find each latent's k companions of highest Jaccard, and their correlations."""
     n_firings, body = tally.histogram.counts.sum(1), counting()
-    found = []
+    found = Together.zero(len(n_firings), k)
     for first, end in _blocks(n_firings.tolist(), block_firings):
         firings = [body.by_latent(codes, first, end) for codes in log]
-        found.append(body.companions(firings, log, n_firings, first, k))
-    ids, jaccards, products = (torch.cat(parts) for parts in zip(*found, strict=True))
-    fired = ids >= 0
+        body.accompany_(found, firings, log, n_firings, first)
+    ids, jaccards = found
+    products, fired = torch.zeros_like(jaccards), ids >= 0
+    for codes in log:
+        body.multiply_(products, body.by_latent(codes, 0, codes.width), codes.n_tokens, ids)
     correlations = _correlations(products, ids.clamp_min(0), tally)
     return CompanionColumns(
         counts=fired.sum(1).numpy(),
