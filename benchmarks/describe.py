@@ -4,8 +4,9 @@
 
 A Sae of random directions over random activations, its threshold such that about L0 latents fire a
 token: what fires costs the same whatever it means. Encoding is `Sae.pairs`, by the same kernels as
-in the stage. Work on the weights alone does not grow with the text and stands by itself. The last
-line is JSON.
+in the stage. Work on the weights alone does not grow with the text, and the examples' hardly does.
+Seconds are those of the processor, so that other work beside it counts little. The last line is
+JSON.
 """
 
 import argparse
@@ -53,15 +54,15 @@ SIZES = {
 
 @dataclass
 class Clock:
-    """Seconds by what they were spent on."""
+    """Seconds of the processor, all threads together, by what they were spent on."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started = time.process_time()
         yield
-        self.seconds[what] += time.perf_counter() - started
+        self.seconds[what] += time.process_time() - started
 
 
 def random_sae(size: Size) -> Sae:
