@@ -35,7 +35,7 @@ from panscope.stages.describe.log import Log
 from panscope.stages.describe.tally import Tally
 from panscope.stages.describe.tokens import Text
 
-CONTEXT, PASS_ROWS, PIECE_PASSES = 128, 32, 8
+CONTEXT, PASS_ROWS, PIECE_PASSES = 128, 32, 4
 
 
 class Size(NamedTuple):
