@@ -68,21 +68,30 @@ def test_what_is_counted_is_the_same_to_the_bit(batches: list[Tensor], threads: 
 def _told(body: firings.Counting, batches: list[Tensor]) -> list[Tensor]:
     counts = torch.zeros(WIDTH, N_CLASSES, dtype=torch.int64)
     total, square = (torch.zeros(WIDTH, dtype=torch.float64) for _ in range(2))
-    together = torch.zeros(5, WIDTH, dtype=torch.int32)
-    products = torch.zeros(5, WIDTH, dtype=torch.float64)
-    best = TopK.zero(WIDTH * N_CLASSES, 3)
+    best, drawn = (TopK.zero(WIDTH * N_CLASSES, 3) for _ in range(2))
+    n_firings = sum((f != 0).sum(0) for f in batches)
+    codes = [codes_of(f) for f in batches]
     seen = 0
-    for f in batches:
-        codes = codes_of(f)
-        fired = body.by_latent(codes, 0, WIDTH)
+    for read in codes:
+        fired = body.by_latent(read, 0, WIDTH)
         classes = (fired.tokens % N_CLASSES).to(torch.uint8)
-        origins = torch.arange(seen, seen + len(f))
-        seen += len(f)
+        origins = torch.arange(seen, seen + read.n_tokens)
+        seen += read.n_tokens
+        groups = (origins // 7).int()
         body.count_(counts, fired, classes)
         body.sum_(total, square, fired)
-        body.offer_(best, fired, fired.values, origins, (origins // 7).int(), classes)
-        body.add_together_(together, products, body.by_latent(codes, 2, 7), codes)
-    return [counts, total, square, together, products, best.scores, best.origins, best.groups]
+        body.offer_(best, fired, fired.values, origins, groups, classes)
+        lots = body.lots_of(fired, origins, 1 << 61)
+        body.offer_(drawn, fired, lots, origins, groups, classes)
+    together = firings.Together.zero(WIDTH, 4)
+    for first, end in ((0, 2), (2, 7), (7, WIDTH)):
+        some = [body.by_latent(read, first, end) for read in codes]
+        body.accompany_(together, some, codes, n_firings, first)
+    products = torch.zeros_like(together.jaccards)
+    for read in codes:
+        body.multiply_(products, body.by_latent(read, 0, WIDTH), read.n_tokens, together.ids)
+    kept = (part for top in (best, drawn) for part in (top.scores, top.origins, top.groups))
+    return [counts, total, square, *kept, *together, products]
 
 
 def test_the_native_body_is_the_one_that_counts():

@@ -1,9 +1,9 @@
 """Describe into many folders, each killed at another instant and then resumed.
 
 For test_describe_resume. Usage: killed_describe.py FOLDER. Writes FOLDER/whole and
-FOLDER/resumed-<n> (killed once, at the n-th instant, for every 13th n). Each description runs in a
-forked child, which kills itself with SIGKILL: half way through a write, before a sync, a rename
-or a removal. Prints the first n that none reached.
+FOLDER/resumed-<n> (killed once, at the n-th instant, for every 31st n). Each description runs in a
+forked child, which kills itself with SIGKILL: half way through a write, before a sync, a rename or
+a removal. Prints the first n that none reached.
 """
 
 import itertools
@@ -35,7 +35,7 @@ CONFIG = describe.Config(tokens=60, batch_rows=2, n_top=2, n_listed=3)
 WIDTH = 20
 PIECE_TOKENS = 16
 """Of the log: one forward pass."""
-STRIDE = 13  # of the instants, of which there are nine to thirteen for each of 20 files
+STRIDE = 31  # of the instants: two descriptions each, of a second where the machine is free
 
 
 def suite_in(folder: Path) -> Suite:

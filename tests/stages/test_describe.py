@@ -233,17 +233,17 @@ def test_kinds_beyond_the_most_are_one(monkeypatch: pytest.MonkeyPatch):
     density=st.sampled_from([0.02, 0.3, 1.0]),
     width=st.integers(1, 12),
     piece_rows=st.integers(1, 6),
-    block_bytes=st.sampled_from([1, 1500, 1 << 28]),
+    block_firings=st.sampled_from([1, 40, 1 << 25]),
 )
 def test_companions_are_those_of_the_whole_matrix(
-    seed: int, density: float, width: int, piece_rows: int, block_bytes: int
+    seed: int, density: float, width: int, piece_rows: int, block_firings: int
 ):
     """Exact over all tokens and pairs, however the text and the Sae are cut into blocks."""
     generator = torch.Generator().manual_seed(seed)
     f = torch.rand(6, 5, width, generator=generator).double().exp().float()
     f *= torch.rand(f.shape, generator=generator) < density
     told = read(f, torch.ones(6, 5, dtype=torch.bool), piece_rows)
-    found = companions(told.log, told.tally, 3, block_bytes)
+    found = companions(told.log, told.tally, 3, block_firings)
 
     dense = f.view(30, width).double()
     fired = (dense > 0).double()

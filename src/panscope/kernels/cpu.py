@@ -94,7 +94,9 @@ _SIGNATURES: dict[str, tuple[list[type], type | None]] = {
     "count": ([_P, _P, _N, _P], None),
     "sums": ([_P, _P, _P], None),
     "best": ([_P, _P, _P, _N, _P, _P, _P], None),
-    "together": ([_P, _P, _N, _P, _P], None),
+    "lots": ([_P, _P, _N, _P], None),
+    "companions": ([_P, _P, _N, _P, _N, _N, _N, _P, _P], None),
+    "products": ([_P, _N, _P, _N, _P], None),
     "supports": ([c_char_p], c_int32),
     "screens": ([], c_int32),
 }

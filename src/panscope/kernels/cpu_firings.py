@@ -1,5 +1,6 @@
 """The C++ body of `firings` (`native/firings.cpp`), called through ctypes."""
 
+from collections.abc import Sequence
 from ctypes import Structure, byref, c_int64, c_void_p
 
 import torch
@@ -7,7 +8,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from panscope.kernels.cpu import library
-from panscope.kernels.firings import Classes, Codes, Firings, PerFiring, PerToken
+from panscope.kernels.firings import (
+    Classes,
+    Codes,
+    Counts,
+    Firings,
+    PerFiring,
+    PerToken,
+    Together,
+)
 from panscope.stats import TopK
 
 
@@ -70,15 +79,38 @@ def offer_(
     library().panscope_best(byref(_firings(firings)), *given, byref(into))
 
 
-def add_together_(
-    counts: Int[Tensor, "latents width"],
-    products: Float[Tensor, "latents width"],
-    firings: Firings,
-    codes: Codes,
+def lots_of(firings: Firings, origins: PerToken, salt: int) -> PerFiring:
+    """Mix, latent by latent."""
+    lots = torch.empty(len(firings.values))
+    at = origins.data_ptr(), salt, lots.data_ptr()
+    library().panscope_lots(byref(_firings(firings)), *at)
+    return lots
+
+
+def accompany_(
+    found: Together,
+    firings: Sequence[Firings],
+    codes: Sequence[Codes],
+    n_firings: Counts,
+    first: int,
 ) -> None:
-    """Add up the tokens at which a latent fires, row by row of the result."""
-    given = byref(_firings(firings)), byref(_codes(codes)), counts.shape[1]
-    library().panscope_together(*given, counts.data_ptr(), products.data_ptr())
+    """Count what fires at a latent's tokens, in one row a thread, and offer it to both."""
+    pieces = (_Firings * len(firings))(*map(_firings, firings))
+    texts = (_Codes * len(codes))(*map(_codes, codes))
+    given = pieces, texts, len(firings), n_firings.data_ptr(), len(n_firings), first
+    into = found.ids.shape[1], found.ids.data_ptr(), found.jaccards.data_ptr()
+    library().panscope_companions(*given, *into)
+
+
+def multiply_(
+    products: Float[Tensor, "latents k"],
+    firings: Firings,
+    n_tokens: int,
+    ids: Int[Tensor, "latents k"],
+) -> None:
+    """Lay a latent's values out by token, and go through those of each other."""
+    given = byref(_firings(firings)), n_tokens, ids.data_ptr(), ids.shape[1]
+    library().panscope_products(*given, products.data_ptr())
 
 
 def _codes(codes: Codes) -> _Codes:

@@ -4,8 +4,9 @@ The functions here are the definitions, in PyTorch; `cpu_firings` has the same i
 latent at a time, tokens in order: results do not depend on the number of threads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -16,6 +17,23 @@ from panscope.stats import TopK
 Classes = UInt8[Tensor, " firings"]
 PerFiring = Float[Tensor, " firings"]
 PerToken = Int[Tensor, " tokens"]
+Counts = Int[Tensor, " latents"]
+
+
+class Together(NamedTuple):
+    """The latents that fire most often with each of some, by Jaccard, the first of equals first.
+
+    Jaccard is the share of the tokens where both fire among those where either does. Where there
+    are fewer than k, the id is -1 and the Jaccard 0.
+    """
+
+    ids: Int[Tensor, "latents k"]
+    jaccards: Float[Tensor, "latents k"]
+
+    @classmethod
+    def zero(cls, width: int, k: int) -> Self:
+        """Start with nothing seen."""
+        return cls(torch.full((width, k), -1), torch.zeros(width, k, dtype=torch.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +128,70 @@ def offer_(
     best.add_(keys, scores, origins[at], groups[at])
 
 
-def add_together_(
-    counts: Int[Tensor, "latents width"],
-    products: Float[Tensor, "latents width"],
-    firings: Firings,
-    codes: Codes,
-) -> None:
-    """Count at how many tokens each latent fires with each other, and sum the values' products.
+def lots_of(firings: Firings, origins: PerToken, salt: int) -> PerFiring:
+    """Draw a number in (0, 1] for each firing, from its latent, its token's origin and a salt.
 
-    `firings` are those of a range of latents, `codes` all of the same tokens; counts are int32,
-    products float64.
+    The highest lots are a uniform sample that does not depend on how the text was cut.
     """
-    values = torch.zeros(codes.n_tokens, codes.width, dtype=torch.float64)
-    values[codes.tokens, codes.latents.long()] = codes.values.double()
-    mine = torch.zeros(firings.n_latents, codes.n_tokens, dtype=torch.float64)
-    mine[firings.latents, firings.tokens.long()] = firings.values.double()
-    counts += ((mine != 0).double() @ (values != 0).double()).int()
-    products += mine @ values
+    at = origins[firings.tokens.long()]
+    mixed = at * 0x9E3779B97F4A7C1 + firings.latents * 0x5851F42D4C957F2 + salt
+    mixed = (mixed ^ (mixed >> 31)) * 0x3F58476D1CE4E5B
+    mixed = (mixed ^ (mixed >> 29)) * 0x14D049BB133111E
+    return (1 + (mixed >> 20 & 0xFFFFFF)).float() / 0x1000000
+
+
+def accompany_(
+    found: Together,
+    firings: Sequence[Firings],
+    codes: Sequence[Codes],
+    n_firings: Counts,
+    first: int,
+) -> None:
+    """Offer pairs of latents that fire together to the companions of both.
+
+    All pairs whose lower latent is of a range from `first` on: piece by piece, `firings` are those
+    of the range and `codes` all of the same tokens. `n_firings` counts those of every latent.
+    """
+    n, width = firings[0].n_latents, len(n_firings)
+    both = torch.zeros(n, width, dtype=torch.float64)
+    for mine, all_codes in zip(firings, codes, strict=True):
+        fired = torch.zeros(all_codes.n_tokens, width, dtype=torch.float64)
+        fired[all_codes.tokens, all_codes.latents.long()] = 1
+        here = torch.zeros(n, all_codes.n_tokens, dtype=torch.float64)
+        here[mine.latents, mine.tokens.long()] = 1
+        both += here @ fired
+    either = n_firings[first : first + n, None] + n_firings - both
+    jaccards = (both / either.clamp_min(1)).triu(first + 1)
+    others = torch.arange(width).expand(n, width)
+    _offer_rows_(found, slice(first, first + n), others, jaccards)
+    _offer_rows_(found, slice(None), torch.arange(first, first + n).expand(width, n), jaccards.T)
+
+
+def _offer_rows_(found: Together, rows: slice, ids: Tensor, jaccards: Tensor) -> None:
+    """Take the best of what some latents have and what they are offered; zeros are nothing."""
+    k = found.ids.shape[1]
+    ids = torch.cat([found.ids[rows], torch.where(jaccards > 0, ids, -1)], dim=1)
+    jaccards = torch.cat([found.jaccards[rows], jaccards], dim=1)
+    order = ids.argsort(dim=1, stable=True)
+    ranks = jaccards.gather(1, order).argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, ranks)[:, :k]
+    found.ids[rows], found.jaccards[rows] = ids.gather(1, order), jaccards.gather(1, order)
+
+
+def multiply_(
+    products: Float[Tensor, "latents k"],
+    firings: Firings,
+    n_tokens: int,
+    ids: Int[Tensor, "latents k"],
+) -> None:
+    """Add up each latent's values (float64) times those of k others at the same tokens.
+
+    `firings` are those of all latents; an id of -1 is none.
+    """
+    values = torch.zeros(firings.n_latents, n_tokens, dtype=torch.float64)
+    values[firings.latents, firings.tokens.long()] = firings.values.double()
+    for added, others in zip(products.unbind(1), ids.unbind(1), strict=True):
+        added += torch.where(others >= 0, (values * values[others]).sum(1), 0)
 
 
 @runtime_checkable
@@ -160,11 +225,24 @@ class Counting(Protocol):
     ) -> None:
         """Offer each firing to the best of its latent and class."""
 
-    def add_together_(
+    def lots_of(self, firings: Firings, origins: PerToken, salt: int) -> PerFiring:
+        """Draw a number for each firing."""
+
+    def accompany_(
         self,
-        counts: Int[Tensor, "latents width"],
-        products: Float[Tensor, "latents width"],
-        firings: Firings,
-        codes: Codes,
+        found: Together,
+        firings: Sequence[Firings],
+        codes: Sequence[Codes],
+        n_firings: Counts,
+        first: int,
     ) -> None:
-        """Count and multiply what fires together."""
+        """Offer latents that fire together to each other's companions."""
+
+    def multiply_(
+        self,
+        products: Float[Tensor, "latents k"],
+        firings: Firings,
+        n_tokens: int,
+        ids: Int[Tensor, "latents k"],
+    ) -> None:
+        """Add up each latent's values times those of k others."""

@@ -85,8 +85,18 @@ PANSCOPE_EXPORT void panscope_best(const FiringArrays* firings, const float* sco
                                    const uint8_t* classes, int64_t n_classes,
                                    const int64_t* origins, const int32_t* groups,
                                    const BestArrays* best);
-PANSCOPE_EXPORT void panscope_together(const FiringArrays* firings, const CodeArrays* codes,
-                                       int64_t n_latents, int32_t* counts, double* products);
+// A number in (0, 1] for each firing, from its latent, its token's origin and the salt.
+PANSCOPE_EXPORT void panscope_lots(const FiringArrays* firings, const int64_t* origins,
+                                   int64_t salt, float* lots);
+// Offer pairs of latents that fire together to the k companions of both, which are sorted, -1 and
+// zeros where there are fewer: all pairs whose lower latent is of those from `first` on. Their
+// firings are given piece by piece, beside all that fires there.
+PANSCOPE_EXPORT void panscope_companions(const FiringArrays* firings, const CodeArrays* codes,
+                                         int64_t n_pieces, const int64_t* n_firings, int64_t width,
+                                         int64_t first, int64_t k, int64_t* ids, double* jaccards);
+// Add each latent's values times those of k others, up to an id of -1, at the same tokens.
+PANSCOPE_EXPORT void panscope_products(const FiringArrays* firings, int64_t n_tokens,
+                                       const int64_t* ids, int64_t k, double* products);
 
 // Whether the running processor can execute the library of that name: "portable", "avx2", "avx512".
 PANSCOPE_EXPORT int32_t panscope_supports(const char* isa);

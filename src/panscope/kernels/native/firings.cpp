@@ -7,6 +7,9 @@
 #include <omp.h>
 
 #include "abi.h"
+#include "vector.h"
+
+using namespace panscope;
 
 namespace {
 
@@ -125,19 +128,114 @@ void panscope_best(const FiringArrays* firings, const float* scores, const uint8
     }
 }
 
-void panscope_together(const FiringArrays* firings, const CodeArrays* codes, int64_t n_latents,
-                       int32_t* counts, double* products) {
-#pragma omp parallel for schedule(dynamic, 8)
-  for (int64_t i = 0; i < firings->n_latents; i++) {
-    int32_t* count = counts + i * n_latents;
-    double* product = products + i * n_latents;
+void panscope_lots(const FiringArrays* firings, const int64_t* origins, int64_t salt,
+                   float* lots) {
+#pragma omp parallel for schedule(dynamic, 64)
+  for (int64_t i = 0; i < firings->n_latents; i++)
     for (int64_t at = firings->starts[i]; at < firings->starts[i + 1]; at++) {
-      int64_t token = firings->tokens[at];
-      double value = firings->values[at];
-      for (int64_t p = codes->offsets[token]; p < codes->offsets[token + 1]; p++) {
-        count[codes->latents[p]]++;
-        product[codes->latents[p]] += value * codes->values[p];
+      uint64_t origin = origins[firings->tokens[at]];
+      int64_t mixed = origin * 0x9E3779B97F4A7C1u + i * 0x5851F42D4C957F2u + salt;
+      mixed = uint64_t(mixed ^ (mixed >> 31)) * 0x3F58476D1CE4E5Bu;
+      mixed = uint64_t(mixed ^ (mixed >> 29)) * 0x14D049BB133111Eu;
+      lots[at] = float(1 + (mixed >> 20 & 0xFFFFFF)) / 0x1000000;
+    }
+}
+
+namespace {
+
+// How often latents of higher index fire at the tokens of one latent.
+struct Together {
+  std::vector<int32_t> count, touched;
+
+  explicit Together(int64_t width) : count(width, 0) {}
+
+  void add(const FiringArrays& firings, int64_t i, int32_t latent, const CodeArrays& codes) {
+    constexpr int64_t ahead = 8;  // tokens come in no order that the processor could guess
+    for (int64_t at = firings.starts[i], end = firings.starts[i + 1]; at < end; at++) {
+      if (at + ahead < end) expect(codes, firings.tokens[at + ahead]);
+      int64_t token = firings.tokens[at];
+      for (int64_t p = codes.offsets[token + 1] - 1; codes.latents[p] > latent; p--)
+        if (!count[codes.latents[p]]++) touched.push_back(codes.latents[p]);
+    }
+  }
+  void clear() {
+    for (int32_t other : touched) count[other] = 0;
+    touched.clear();
+  }
+
+ private:
+  static void expect(const CodeArrays& codes, int64_t token) {
+    int64_t from = codes.offsets[token];
+    prefetch(reinterpret_cast<const float*>(codes.latents) + from, codes.offsets[token + 1] - from);
+  }
+};
+
+// Each latent's companions, highest Jaccard first, the lower index of equals first: which they are
+// does not depend on the order in which they are offered.
+struct Companions {
+  int64_t* ids;
+  double* jaccards;
+  int64_t k;
+
+  void offer(int64_t latent, int64_t other, double share) {
+    int64_t* id = ids + latent * k;
+    double* jaccard = jaccards + latent * k;
+    auto is_before = [&](int64_t at) {
+      return share > jaccard[at] || (share == jaccard[at] && other < id[at]);
+    };
+    int64_t at = k - 1;
+    if (!is_before(at)) return;
+    for (; at > 0 && is_before(at - 1); at--) {
+      id[at] = id[at - 1];
+      jaccard[at] = jaccard[at - 1];
+    }
+    id[at] = other;
+    jaccard[at] = share;
+  }
+};
+
+}  // namespace
+
+void panscope_companions(const FiringArrays* firings, const CodeArrays* codes, int64_t n_pieces,
+                         const int64_t* n_firings, int64_t width, int64_t first, int64_t k,
+                         int64_t* ids, double* jaccards) {
+#pragma omp parallel
+  {
+    Together with(width);
+    std::vector<int64_t> my_ids(width * k, -1);
+    std::vector<double> my_jaccards(width * k, 0.0);
+    Companions mine{my_ids.data(), my_jaccards.data(), k}, all{ids, jaccards, k};
+#pragma omp for schedule(dynamic, 8) nowait
+    for (int64_t i = 0; i < firings->n_latents; i++) {
+      int32_t latent = int32_t(first + i);
+      for (int64_t piece = 0; piece < n_pieces; piece++)
+        with.add(firings[piece], i, latent, codes[piece]);
+      for (int32_t other : with.touched) {
+        int64_t both = with.count[other], either = n_firings[latent] + n_firings[other] - both;
+        mine.offer(latent, other, double(both) / double(either));
+        mine.offer(other, latent, double(both) / double(either));
       }
+      with.clear();
+    }
+#pragma omp critical
+    for (int64_t slot = 0; slot < width * k; slot++)
+      if (my_ids[slot] >= 0) all.offer(slot / k, my_ids[slot], my_jaccards[slot]);
+  }
+}
+
+void panscope_products(const FiringArrays* firings, int64_t n_tokens, const int64_t* ids, int64_t k,
+                       double* products) {
+#pragma omp parallel
+  {
+    std::vector<float> value(n_tokens, 0.0f);  // of one latent, token by token
+#pragma omp for schedule(dynamic, 8)
+    for (int64_t i = 0; i < firings->n_latents; i++) {
+      int64_t begin = firings->starts[i], end = firings->starts[i + 1];
+      for (int64_t at = begin; at < end; at++) value[firings->tokens[at]] = firings->values[at];
+      for (int64_t slot = i * k; slot < (i + 1) * k && ids[slot] >= 0 && begin < end; slot++)
+        for (int64_t at = firings->starts[ids[slot]]; at < firings->starts[ids[slot] + 1]; at++)
+          products[slot] += double(value[firings->tokens[at]]) * double(firings->values[at]);
+      for (int64_t at = begin; at < end; at++) value[firings->tokens[at]] = 0;
     }
   }
 }

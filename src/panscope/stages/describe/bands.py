@@ -7,17 +7,16 @@ their shares are exact.
 No row of text stands twice, and no document while there are others.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from panscope.atlas.columns import BandColumns
 from panscope.stages.describe.tally import BINS_PER_SAMPLE_BIN, SAMPLES, Tally
-from panscope.stats import TopK
 
 BAND_SHARE = 0.25
 EXAMPLES_A_BAND = 4
@@ -40,13 +39,12 @@ class Chosen(NamedTuple):
     origins: Int[Tensor, " shown"]
 
 
-class Place(NamedTuple):
-    """A firing that may be shown."""
+class Candidates(NamedTuple):
+    """What may be shown of each latent, in order: its band, its row of text, its document."""
 
-    sample_bin: int
-    origin: int
-    row: int
-    document: int
+    bands: Int[Tensor, "latents slots"]
+    rows: Int[Tensor, "latents slots"]
+    documents: Int[Tensor, "latents slots"]
 
 
 def joined(tally: Tally) -> list[list[Span]]:
@@ -90,61 +88,46 @@ def chosen(
     context: int,
 ) -> Chosen:
     """Choose what is shown of every latent; `documents` are those of all the text's tokens."""
-    width = len(joined)
-    n_top = tally.strongest.scores.shape[1]
-    strongest = _ordered((tally.strongest, tally.by_row), width, documents, context)
-    sampled = _ordered((tally.sampled,), width, documents, context)
-    shown = [
-        (latent, band, origin)
-        for latent, spans in enumerate(joined)
-        for band, origin in _of_latent(strongest[latent], sampled[latent], spans, n_top)
-    ]
-    latents, bands, origins = torch.tensor(shown, dtype=torch.int64).view(-1, 3).unbind(1)
-    return Chosen(latents, bands, origins)
+    width, n_top = len(joined), tally.strongest.scores.shape[1]
+    kept = (tally.strongest, tally.by_row, tally.sampled)
+    origins = torch.cat([best.origins.view(width, -1) for best in kept], dim=1)
+    scores = torch.cat([best.scores.view(width, -1) for best in kept], dim=1)
+    top = torch.full((width, 2 * n_top), STRONGEST)
+    n_bins = (origins.shape[1] - 2 * n_top) // SAMPLES
+    bands = torch.cat([top, _of_bins(joined, n_bins).repeat_interleave(SAMPLES, dim=1)], dim=1)
+    order = origins.argsort(1)
+    for keys, falls in ((scores, True), (bands, False)):  # the last counts first
+        ranks = keys.gather(1, order).argsort(dim=1, stable=True, descending=falls)
+        order = order.gather(1, ranks)
+    origins, bands = origins.gather(1, order), bands.gather(1, order)
+    candidates = Candidates(bands, origins // context, documents[origins.clamp_min(0)])
+    shown = _picked(candidates, origins >= 0, n_top)
+    return Chosen(shown.nonzero()[:, 0], bands[shown], origins[shown])
 
 
-def _of_latent(
-    strongest: Sequence[Place], sampled: Sequence[Place], spans: Sequence[Span], n_top: int
-) -> Iterator[tuple[int, int]]:
-    """Yield band and origin of what is shown of a latent."""
-    rows, documents = set[int](), set[int]()
-    groups = [(STRONGEST, strongest, n_top)]
-    for band, span in enumerate(spans):
-        inside = [place for place in sampled if span.first <= place.sample_bin < span.end]
-        groups.append((band, inside, EXAMPLES_A_BAND))
-    for band, places, limit in groups:
-        for place in _picked(places, limit, rows, documents):
-            yield band, place.origin
+def _of_bins(joined: Sequence[Sequence[Span]], n_bins: int) -> Int[Tensor, "latents bins"]:
+    """Return the band of each sample bin of each latent; those of empty bins mean nothing."""
+    rows = [[0] * n_bins for _ in joined]
+    for row, of_latent in zip(rows, joined, strict=True):
+        for band, span in enumerate(of_latent):
+            row[span.first : span.end] = [band] * (span.end - span.first)
+    return torch.tensor(rows, dtype=torch.int64).view(len(rows), n_bins)
 
 
 def _picked(
-    places: Sequence[Place], limit: int, rows: set[int], documents: set[int]
-) -> list[Place]:
-    """Pick up to `limit` places in rows not shown yet, in other documents first; note them."""
-    picked: list[Place] = []
+    candidates: Candidates, is_there: Bool[Tensor, "latents slots"], n_top: int
+) -> Bool[Tensor, "latents slots"]:
+    """Go through each latent's candidates, then again with documents that are shown already."""
+    bands, rows, documents = candidates
+    shown = torch.zeros_like(is_there)
+    limits = torch.where(bands == STRONGEST, n_top, EXAMPLES_A_BAND)
     for may_repeat in (False, True):
-        for place in places:
-            is_new = may_repeat or place.document not in documents
-            if len(picked) < limit and place.row not in rows and is_new:
-                rows.add(place.row)
-                documents.add(place.document)
-                picked.append(place)
-    return sorted(picked, key=places.index)
-
-
-def _ordered(
-    kept: Sequence[TopK], width: int, documents: Int[Tensor, " origins"], context: int
-) -> list[list[Place]]:
-    """List what was kept of each latent, best first, the earlier of equals first."""
-    origins = torch.cat([best.origins.view(width, -1) for best in kept], dim=1)
-    scores = torch.cat([best.scores.view(width, -1) for best in kept], dim=1)
-    by_origin = origins.argsort(1)
-    ranked = scores.gather(1, by_origin).argsort(dim=1, descending=True, stable=True)
-    order = by_origin.gather(1, ranked)
-    origins = origins.gather(1, order)
-    of_document = documents[origins.clamp_min(0)]
-    fields = (order // SAMPLES, origins, origins // context, of_document)
-    return [
-        [place for place in map(Place, *row) if place.origin >= 0]
-        for row in zip(*(field.tolist() for field in fields), strict=True)
-    ]
+        for slot in range(bands.shape[1]):
+            mine = slice(slot, slot + 1)
+            clashes = rows == rows[:, mine]
+            if not may_repeat:
+                clashes |= documents == documents[:, mine]
+            n_shown = (shown & (bands == bands[:, mine])).sum(1)
+            is_free = ~(shown & clashes).any(1) & (n_shown < limits[:, slot])
+            shown[:, slot] |= is_there[:, slot] & is_free
+    return shown

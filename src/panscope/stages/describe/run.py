@@ -99,6 +99,7 @@ def run(work: Work) -> files.Manifest:
     ConfigError if `out` holds another one.
     """
     if manifest := work.made:
+        work.log.remove()  # where a run was killed between the manifest and this
         work.emit(Finished(STAGE, 0.0, reused=True))
         return manifest
     started = time.monotonic()
@@ -233,10 +234,10 @@ def _sealed(work: Work) -> files.Manifest:
 
 
 def _remove_strangers(out: Path, ours: Sequence[Path]) -> None:
-    """Remove what an earlier, unfinished description of another suite has left."""
-    for path in [path for pattern in FILES for path in out.glob(pattern)]:
-        if path not in ours:
-            path.unlink()
+    """Remove what killed writers and an unfinished description of another suite have left."""
+    named = [path for pattern in FILES for path in out.glob(pattern)]
+    for path in (*out.rglob(".*.tmp"), *(path for path in named if path not in ours)):
+        path.unlink()
 
 
 def _contexts(first_row: int, rows: Rows) -> Iterator[Context]:

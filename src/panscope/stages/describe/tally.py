@@ -25,6 +25,7 @@ OCTAVES = range(-8, 3)  # around the site's scale: thresholds lie at 2^-5, maxim
 BINS_PER_OCTAVE = 4
 BINS_PER_SAMPLE_BIN = 2
 SAMPLES = 2  # firings kept per half octave
+SALT = 0x14057B7EF767814
 
 
 @dataclass(slots=True)
@@ -78,18 +79,6 @@ class Tally:
         body.sum_(self.total, self.square, firings)
         for best, groups in ((self.strongest, tokens.documents), (self.by_row, tokens.rows)):
             body.offer_(best, firings, firings.values, tokens.origins, groups, any_class)
-        lots = _lot(tokens.origins[at], firings.latents, self.seed)
+        lots = body.lots_of(firings, tokens.origins, self.seed * SALT % (1 << 62))
         sample_bins = bins // BINS_PER_SAMPLE_BIN
         body.offer_(self.sampled, firings, lots, tokens.origins, tokens.rows, sample_bins)
-
-
-def _lot(origins: Tensor, latents: Tensor, seed: int) -> Tensor:
-    """Draw a number in (0, 1] for each firing, from where it is and the seed alone.
-
-    The highest lots are a uniform sample that does not depend on how the text was cut.
-    """
-    salt = seed * 0x14057B7EF767814 % (1 << 62)
-    mixed = origins * 0x9E3779B97F4A7C1 + latents * 0x5851F42D4C957F2 + salt
-    mixed = (mixed ^ (mixed >> 31)) * 0x3F58476D1CE4E5B
-    mixed = (mixed ^ (mixed >> 29)) * 0x14D049BB133111E
-    return (1 + (mixed >> 20 & 0xFFFFFF)).float() / 0x1000000
