@@ -8,13 +8,15 @@ A verb's stage is imported inside its command, so that `show`, `verify` and `ser
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 from panscope import __version__, files
@@ -25,6 +27,8 @@ from panscope.place import Place
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
+
+T = TypeVar("T")
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -56,6 +60,7 @@ def main() -> None:
     panscope plan recipe.toml            say what that will cost
     panscope train recipe.toml           train the suite that a recipe describes
     panscope serve runs/demo             open the pages of a run
+    panscope steer runs/demo "Once"      write a text with features changed, beside the normal one
     panscope show runs/demo/suite        print what an artefact is and what it was made from
     """
 
@@ -222,6 +227,61 @@ def serve(run: Path, host: str, port: int) -> None:
     panscope serve runs/demo --port 8001
     """
     _serve(run, host, port)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.argument("prompt")
+@click.option("--feature", "features", multiple=True, help="SAE:INDEX*4, SAE:INDEX+2, SAE:INDEX=0.")
+@click.option("--edits", "file", type=click.Path(path_type=Path), help="A TOML file of [[edits]].")
+@click.option("--tokens", type=click.IntRange(min=1), default=48, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each token.")
+def steer(
+    run: Path,
+    prompt: str,
+    features: tuple[str, ...],
+    file: Path | None,
+    tokens: int,
+    temperature: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write a text twice, as the model is and with features changed, by the same seed.
+
+    A feature is named as its page is: *4 adds four times its maximum, +2 adds in the model's units,
+    =0 ablates. A temperature of 0 takes the likeliest token.
+
+    \b
+    panscope steer runs/demo "The old woman" --feature resid_post.2/w2048_l0_20_s0:123*4
+    panscope steer runs/demo "Once" --edits edits.toml --temperature 0 --json
+    """
+    from panscope import edits, splice
+    from panscope.model.generate import Sampling
+    from panscope.splice import shown
+
+    asked = (*map(edits.parse, features), *(edits.read(file) if file else ()))
+    at_work = splice.opened(run)
+    sampling = Sampling(temperature, seed) if temperature else None
+    ids, model = at_work.model.encode(prompt), at_work.model
+    writing = splice.beside(at_work.steering(asked), ids, tokens, sampling)
+    if as_json:
+        for one in writing:
+            click.echo(json.dumps(asdict(one)))
+        return
+    written = list(_drawn(writing, lambda so_far: shown.texts(model, so_far)))
+    OUT.print(shown.strengths(asked, written))
+
+
+def _drawn(writing: Iterable[T], draw: Callable[[list[T]], Table]) -> Iterator[T]:
+    """Pass on what is written, and draw it anew each time on a terminal, at its end elsewhere."""
+    so_far: list[T] = []
+    with Live(console=OUT, auto_refresh=False) as display:
+        for one in writing:
+            so_far.append(one)
+            display.update(draw(so_far), refresh=OUT.is_terminal)
+            yield one
 
 
 @main.command()

@@ -18,11 +18,12 @@ direction of your own, scaled to length 1. What the Sae did not reconstruct is i
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from panscope.config import Config
+from panscope.config import Config, read_toml
 from panscope.errors import ConfigError, NotFound, nearest
 from panscope.sites import Site
 
@@ -78,6 +79,17 @@ class Edit(Config):
         return (
             f"{self.action} {self.sae}/{self.index}" if self.sae else f"{self.action} {self.site}"
         )
+
+
+class Edits(Config):
+    """A file of edits: a `[[edits]]` section each."""
+
+    edits: tuple[Edit, ...]
+
+
+def read(path: Path) -> tuple[Edit, ...]:
+    """Read edits from a TOML file."""
+    return Edits.parse(read_toml(path), str(path)).edits
 
 
 def parse(text: str) -> Edit:

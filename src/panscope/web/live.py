@@ -12,12 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from panscope.atlas.features import Atlas
+from panscope import splice
 from panscope.atlas.queries import Catalogue, Columns
-from panscope.errors import ConfigError, Unsupported
-from panscope.model import load, tap
+from panscope.errors import ConfigError
+from panscope.model import tap
 from panscope.sae.sae import Sae
-from panscope.sae.suite import Suite
 from panscope.sites import Site
 from panscope.web.readings import Activations, Microscope, SaeReading, Seen
 
@@ -31,10 +30,8 @@ class Live:
 
     def __init__(self, suite: Path, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._suite = Suite.open(suite)
-        self._model = load.load(_model_config(catalogue))
-        made_from = {"model": self._model.digest, "suite": self._suite.manifest.digest}
-        _check_same(catalogue.atlas, made_from)
+        opened = splice.joined(catalogue.atlas, suite)
+        self._model, self._suite = opened.model, opened.suite
         self._saes: dict[str, Sae] = {}
         self._lock = Lock()
 
@@ -116,19 +113,3 @@ def _encoded(sae: Sae, read: dict[Site, Float[Tensor, "1 position d_site"]]) -> 
     """Encode what a Sae reads at every token but the first, the BOS: no Sae was trained on it."""
     x = torch.cat([read[site][0, 1:] for site in sae.reads], dim=-1)
     return sae.encode(x.float().cpu())
-
-
-def _check_same(atlas: Atlas, now: dict[str, str]) -> None:
-    """Refuse to set live values of one model or suite beside the statistics of another."""
-    for name, digest in now.items():
-        if atlas.manifest.inputs.get(name, digest) != digest:
-            found = f"was made from another {name} than the one there now"
-            raise Unsupported(str(atlas.folder), found, "run describe again")
-
-
-def _model_config(catalogue: Catalogue) -> load.Config:
-    facts = catalogue.atlas.manifest.facts
-    if "model" not in facts:
-        do = "run describe again with this panscope"
-        raise Unsupported(str(catalogue.atlas.folder), "does not say which model it is of", do)
-    return load.Config.parse(facts["model"], f"{catalogue.atlas.folder} model")
