@@ -220,13 +220,16 @@ def plan(
 @click.argument("run", type=FOLDER)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
-def serve(run: Path, host: str, port: int) -> None:
+@click.option("--writable", is_flag=True, help="Let who has the printed token write labels.")
+def serve(run: Path, host: str, port: int, writable: bool) -> None:
     """Open the pages of a run folder in a browser.
+
+    With --writable the token is that of PANSCOPE_TOKEN, or a new one each time.
 
     \b
     panscope serve runs/demo --port 8001
     """
-    _serve(run, host, port)
+    _serve(run, host, port, writable)
 
 
 @main.command()
@@ -369,9 +372,14 @@ def _import_web() -> Any:
     return app
 
 
-def _serve(run: Path, host: str, port: int) -> None:
+def _serve(run: Path, host: str, port: int, writable: bool = False) -> None:
     web = _import_web()
-    web.serve(run, host, port, lambda url: OUT.print(f"[bold]{run}[/] at {url}  (ctrl-c to stop)"))
+    token = web.writing.token_from_environment() if writable else None
+
+    def announce(url: str) -> None:
+        OUT.print(f"[bold]{run}[/] at {url}  (ctrl-c to stop)", soft_wrap=True)
+
+    web.serve(run, host, port, announce, token)
 
 
 def _metrics_table(facts: Any) -> Table:

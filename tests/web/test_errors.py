@@ -52,6 +52,22 @@ def test_refusals_have_one_shape(
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b'{"sae": "%s", "index": 0, "text": "\\ud800"}' % SAE.encode(),  # half a character
+        b'{"sae": "%s", "index": 1e400, "text": "a"}' % SAE.encode(),
+        b'{"sae": "%s", "index": %s, "text": "a"}' % (SAE.encode(), b"9" * 5_000),
+        b"[" * 50_000,
+        b"\xff\xfe",
+    ],
+)
+def test_what_is_no_text_or_number_is_refused(client: TestClient, body: bytes) -> None:
+    answer = client.post("/api/test", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.json()["error"]["kind"] == "ConfigError"
+
+
+@pytest.mark.parametrize(
     ("path", "status"),
     [("/nothing", 404), ("/sae/nope", 404), (f"/sae/{SAE}/64", 404), ("/sae/nope/random", 404)],
 )

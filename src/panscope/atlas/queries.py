@@ -119,6 +119,11 @@ class Contexts:
         """Tokens of the longest context, BOS included."""
         return int(np.diff(self._starts).max(initial=0))
 
+    @property
+    def bos(self) -> int:
+        """The token id with which contexts begin."""
+        return int(self._tokens[0])
+
     def tokens_at(self, numbers: Ints, positions: Ints) -> Ints:
         """Token ids at positions of contexts."""
         tokens: Ints = self._tokens[self._starts[self._rows(numbers)] + positions]

@@ -4,8 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import fastapi
 import numpy as np
@@ -23,23 +22,12 @@ from panscope.atlas.queries import (
     random_alive,
 )
 from panscope.atlas.records import FeatureRow
+from panscope.web.problem import FAILURES
 from panscope.web.readings import Activations, Microscope
 from panscope.web.run import RunFolder, SaeView, SuiteView
 
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What went wrong: the error's kind, and a sentence that says where, what, and what to do."""
-
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorShape:
-    """The body of every failed request."""
-
-    error: Problem
+Name = Annotated[str, Field(max_length=200)]
+Text = Annotated[str, Field(max_length=20_000)]
 
 
 class TestRequest(BaseModel):
@@ -47,19 +35,19 @@ class TestRequest(BaseModel):
 
     __test__ = False  # not a test case, whatever pytest makes of the name
     model_config = ConfigDict(extra="forbid")
-    sae: str
+    sae: Name
     index: int
-    text: str = Field(max_length=20_000)
+    text: Text
 
 
 class MicroscopeRequest(BaseModel):
     """A text to put under the microscope; no `saes` means the first Sae of every site."""
 
     model_config = ConfigDict(extra="forbid")
-    text: str = Field(max_length=20_000)
+    text: Text
     k: int = Field(default=5, ge=1, le=20)
     max_density: float = Field(default=1.0, gt=0, le=1)
-    saes: list[str] = Field(default_factory=list)
+    saes: list[Name] = Field(default_factory=list, max_length=1_000)
 
 
 def run_of(request: Request) -> RunFolder:
@@ -73,13 +61,7 @@ Asked = Annotated[Query, Depends()]
 Offset = Annotated[int, fastapi.Query(ge=0)]
 Limit = Annotated[int, fastapi.Query(ge=1, le=500)]
 
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorShape, "description": "No such Sae or feature"},
-    409: {"model": ErrorShape, "description": "The artefact is not finished"},
-    422: {"model": ErrorShape, "description": "The request cannot be used"},
-    500: {"model": ErrorShape, "description": "A file is corrupt"},
-}
-router = APIRouter(prefix="/api", responses=_FAILURES)
+router = APIRouter(prefix="/api", responses=FAILURES)
 
 
 @router.get("/suite", tags=["suite"])
@@ -148,7 +130,8 @@ def test(run: Run, request: TestRequest) -> Activations:
     """Run one feature on a text; loads the model on first use."""
     run.catalogue.atlas.sae(request.sae)
     run.catalogue.atlas.feature(request.sae, request.index)
-    return run.live.activations(request.text, request.sae, request.index)
+    with run.turns.take():
+        return run.live.activations(request.text, request.sae, request.index)
 
 
 @router.post("/microscope", tags=["live"])
@@ -157,7 +140,8 @@ def microscope(run: Run, request: MicroscopeRequest) -> Microscope:
     chosen = request.saes or first_of_each_site(run.catalogue)
     for sae in chosen:
         run.catalogue.atlas.sae(sae)
-    return run.live.microscope(request.text, request.k, request.max_density, chosen)
+    with run.turns.take():
+        return run.live.microscope(request.text, request.k, request.max_density, chosen)
 
 
 def first_of_each_site(catalogue: Catalogue) -> list[str]:

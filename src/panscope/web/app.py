@@ -2,63 +2,74 @@
 
 import contextlib
 import errno
+import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from panscope import __version__
 from panscope.errors import ConfigError, PanscopeError
-from panscope.web import api, pages
+from panscope.web import api, failures, neuronpedia, pages, writing
+from panscope.web.gate import HEADERS, LOOPBACK, Gate
 from panscope.web.readings import ReadsText
 from panscope.web.run import RunFolder
 
-# Scripts, styles and data come from this server alone, so a piece of text that looks like a script
-# is inert even if a page forgot to escape it.
-POLICY = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'"
-HEADERS = {
-    "content-security-policy": f"{POLICY}; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 
+def create_app(
+    run: Path,
+    live: ReadsText | None = None,
+    token: str | None = None,
+    hosts: frozenset[str] | None = None,
+) -> FastAPI:
+    """Make the app that shows a run folder; `live` stands in for the model in tests.
 
-def create_app(run: Path, live: ReadsText | None = None) -> FastAPI:
-    """Make the app that shows a run folder; `live` stands in for the model in tests."""
+    Who has the `token` may write, nobody without one; `hosts` are the names it answers to.
+    """
     about = "Everything the pages show, as JSON. Failed requests answer with one error shape."
     app = FastAPI(
         title="panscope", version=__version__, description=about, docs_url=None, redoc_url=None
     )
     app.state.run = RunFolder(run, live)
+    app.state.token = token
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static")
+    app.include_router(writing.router)
     app.include_router(api.router)
+    app.include_router(neuronpedia.router)
     app.include_router(pages.router)
-    app.add_exception_handler(PanscopeError, _panscope_error)
-    app.add_exception_handler(RequestValidationError, _invalid_request)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(PanscopeError, failures.panscope_error)
+    app.add_exception_handler(RequestValidationError, failures.invalid_request)
+    app.add_exception_handler(HTTPException, failures.http_error)
     app.add_exception_handler(Exception, _unexpected)
-    app.middleware("http")(_with_headers)
+    app.add_middleware(Gate, hosts=hosts)
     return app
 
 
 def serve(
-    run: Path, host: str, port: int, announce: Callable[[str], None] = lambda url: None
+    run: Path,
+    host: str,
+    port: int,
+    announce: Callable[[str], None] = lambda url: None,
+    token: str | None = None,
 ) -> None:
     """Show a run folder until interrupted; `announce` is told the address once it is taken.
+
+    With a `token` those who have it may write; the address then carries it behind a #, which
+    browsers keep to themselves.
 
     Raises ConfigError for an address that cannot be had, NotFound and the like for a run folder
     without a readable atlas.
     """
-    app = create_app(run)
+    app = create_app(run, token=token, hosts=_names_of(host))
     app.state.run.catalogue  # noqa: B018 - a wrong folder is told now, not on the first page
     with _listening(host, port) as listener:
-        announce(f"http://{host}:{listener.getsockname()[1]}")
+        key = f"/#token={token}" if token else ""
+        announce(f"http://{host}:{listener.getsockname()[1]}{key}")
         config = uvicorn.Config(app, log_level="warning", access_log=False)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
@@ -81,44 +92,21 @@ def _listening(host: str, port: int) -> socket.socket:
         raise ConfigError(f"{host}:{port}", found, "give another --host or --port") from error
 
 
-async def _with_headers(
-    request: Request, call_next: Callable[[Request], Awaitable[Response]]
-) -> Response:
-    response = await call_next(request)
-    response.headers.update(HEADERS)
-    # "no-cache" asks before it reuses: pages and scripts change with the package, unversioned
-    response.headers.setdefault("cache-control", "no-cache")
-    return response
+def _names_of(host: str) -> frozenset[str] | None:
+    """Return the names of a server that only this machine reaches; None for one that others do.
 
-
-def _failure(request: Request, status: int, kind: str, message: str) -> Response:
-    """The one error shape for programs, a page for people."""
-    if request.url.path.startswith("/api"):
-        shape = {"error": {"kind": kind, "message": message}}
-        return JSONResponse(shape, status_code=status)
-    return pages.page(request, "error.html", status=status, kind=kind, message=message)
-
-
-def _panscope_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, PanscopeError)
-    return _failure(request, error.http_status, type(error).__name__, str(error))
-
-
-def _invalid_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    refused = ConfigError(where, f"cannot be used ({first['msg']})", "see /docs for what it takes")
-    return _panscope_error(request, refused)
-
-
-def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    kind = "NotFound" if error.status_code == 404 else "ConfigError"
-    message = f"{request.url.path}: {error.detail.lower()}; start from / or /docs"
-    return _failure(request, error.status_code, kind, message)
+    >>> sorted(_names_of("127.0.0.1")), _names_of("0.0.0.0")
+    (['127.0.0.1', '[::1]', 'localhost'], None)
+    """
+    with contextlib.suppress(ValueError):
+        if not ipaddress.ip_address(host).is_loopback:
+            return None
+        return LOOPBACK | {host}
+    return LOOPBACK if host.lower() == "localhost" else None
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
-    message = f"{request.url.path}: {type(error).__name__} ({error}); please report it"
-    return _failure(request, 500, "PanscopeError", message)
+    """Answer outside of the gate, so with its headers."""
+    answer = failures.unexpected(request, error)
+    answer.headers.update(HEADERS)
+    return answer

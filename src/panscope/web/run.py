@@ -8,10 +8,12 @@ from threading import Lock
 from typing import Any
 
 from panscope.atlas.features import Atlas
+from panscope.atlas.notes import Notes
 from panscope.atlas.queries import Catalogue
 from panscope.errors import NotFound, PanscopeError
 from panscope.files import read_manifest
 from panscope.web.readings import ReadsText
+from panscope.web.turns import Turns
 
 NOT_MEASURED = "This suite has not been measured; run panscope evaluate on it, then reload."
 
@@ -51,6 +53,8 @@ class RunFolder:
 
     def __init__(self, folder: Path, live: ReadsText | None = None) -> None:
         self.folder = folder
+        self.turns = Turns()
+        self.notes = Notes.reading(folder / "notes.sqlite")
         self._live = live
         self._catalogue: Catalogue | None = None
         self._lock = Lock()
@@ -75,16 +79,20 @@ class RunFolder:
                 self._live = Live(self.folder / "suite", catalogue)
             return self._live
 
+    @property
+    def model(self) -> str:
+        """The name of the model that the atlas was made of."""
+        return str(self.catalogue.atlas.manifest.facts.get("model", {}).get("name", "unnamed"))
+
     def suite(self) -> SuiteView:
         """All Saes, with metrics if the suite is there; its manifest is read anew each time."""
         catalogue = self.catalogue
         facts, notice = _suite_facts(self.folder / "suite")
         trained = {fact["sae"]: fact for fact in facts.get("saes", ())}
         names = dict.fromkeys([*trained, *catalogue.atlas.saes])
-        model = catalogue.atlas.manifest.facts.get("model", {})
         return SuiteView(
             run=self.folder.resolve().name,
-            model=str(model.get("name", "unnamed")),
+            model=self.model,
             clean_loss=facts.get("evaluation", {}).get("clean_loss"),
             saes=tuple(_sae_view(name, trained.get(name), catalogue) for name in names),
             notice=notice,

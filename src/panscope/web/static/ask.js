@@ -1,12 +1,17 @@
 // Requests to the API: failures become one sentence, and a newer request ends an older one.
+import { authorisation } from "./token.js";
+
 const running = new Map();
 
 export async function ask(path, body = null, key = path) {
   running.get(key)?.abort();
   const control = new AbortController();
   running.set(key, control);
-  const options = { signal: control.signal };
-  if (body) Object.assign(options, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+  const options = { signal: control.signal, headers: authorisation() };
+  if (body) {
+    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
+    options.headers["content-type"] = "application/json";
+  }
   let answer;
   try {
     answer = await fetch(path, options);

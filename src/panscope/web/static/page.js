@@ -1,6 +1,7 @@
 // What every page has: keys, theme, tooltips, pieces of text with their blanks made visible.
 import { glyphs } from "./strip.js";
 import "./tip.js";
+import "./token.js";
 
 const PLACES = { s: "/", m: "/microscope", d: "/docs", h: "/help" };
 const THEMES = ["auto", "light", "dark"];

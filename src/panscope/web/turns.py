@@ -1,0 +1,38 @@
+"""Turns at the model: one text at a time, a few that wait, for a bounded time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import BoundedSemaphore, Lock
+
+from panscope.web.problem import RETRY_SECONDS, Refused
+
+N_WAITING = 8  # of the 40 threads that also serve the pages
+WAIT_SECONDS = 30.0
+
+
+class Turns:
+    """Lets one caller at a time through, `n_waiting` wait, and tells the others to come back."""
+
+    def __init__(self, n_waiting: int = N_WAITING, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._places = BoundedSemaphore(1 + n_waiting)
+        self._turn = Lock()
+        self._wait_seconds = wait_seconds
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Hold the turn inside a with block; Refused (503) if the queue is full or too slow."""
+        if not self._places.acquire(blocking=False):
+            raise _busy("has a full queue")
+        try:
+            if not self._turn.acquire(timeout=self._wait_seconds):
+                raise _busy(f"was not free within {self._wait_seconds:.0f} s")
+            try:
+                yield
+            finally:
+                self._turn.release()
+        finally:
+            self._places.release()
+
+
+def _busy(found: str) -> Refused:
+    return Refused(503, "the model", found, f"ask again in {RETRY_SECONDS} seconds")
