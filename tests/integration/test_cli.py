@@ -142,9 +142,7 @@ def test_show_and_verify(panscope: Command, finished: Path):
     assert "every byte as it was written" in verified.output
 
 
-def test_a_text_is_steered_beside_the_normal_one(
-    panscope: Command, finished: Path, tmp_path: Path
-):
+def test_a_text_is_steered_beside_the_normal_one(panscope: Command, finished: Path, tmp_path: Path):
     sae = next(iter(files.read_manifest(finished / "suite").facts["saes"]))["sae"]
     written = ("steer", finished, "The old lamp", "--tokens", 4, "--temperature", 0)
     lines = panscope(*written, "--feature", f"{sae}:3+50", "--json").output.splitlines()

@@ -4,7 +4,7 @@ The model and each Sae are loaded on first use and kept. One lock lets one text 
 hooks sit on the shared module, so two passes at once would read each other's activations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -14,11 +14,20 @@ from torch import Tensor
 
 from panscope import splice
 from panscope.atlas.queries import Catalogue, Columns
+from panscope.edits import Edit, in_raw_units
 from panscope.errors import ConfigError
 from panscope.model import tap
+from panscope.model.generate import Sampling
 from panscope.sae.sae import Sae
 from panscope.sites import Site
-from panscope.web.readings import Activations, Microscope, SaeReading, Seen
+from panscope.web.readings import (
+    Activations,
+    Microscope,
+    SaeReading,
+    Seen,
+    TokensBeside,
+    WrittenToken,
+)
 
 N_LABEL_TOKENS = 4
 
@@ -52,6 +61,36 @@ class Live:
             latents = self._latents(ids, chosen)
         readings = tuple(self._reading(sae, latents[sae], k, max_density) for sae in chosen)
         return Microscope(self._pieces(ids), tuple(ids[1:]), readings, note)
+
+    def beside(
+        self, prompt: str, edits: Sequence[Edit], n_tokens: int, temperature: float, seed: int
+    ) -> Iterator[TokensBeside]:
+        """Up to `n_tokens` tokens behind a prompt, without and with edits."""
+        raw = in_raw_units(edits, lambda sae, i: float(self._catalogue.columns(sae).max[i]))
+        saes = {edit.sae: self._sae(edit.sae) for edit in raw if edit.sae is not None}
+        ids = self._model.encode(prompt)
+        sampling = Sampling(temperature, seed) if temperature else None
+        with self._lock:
+            ready = splice.steering(self._model, saes, raw)
+        written = splice.beside(ready, ids, n_tokens, sampling, ends=self._model.special_ids)
+        return self._told(written)
+
+    def _told(self, written: Iterator[splice.Beside]) -> Iterator[TokensBeside]:
+        """Say in pieces what is written, one pair of tokens at a time."""
+        while True:
+            with self._lock:
+                both = next(written, None)
+            if both is None:
+                return
+            normal, steered = self._written(both.normal), self._written(both.steered)
+            yield TokensBeside(normal, steered, both.kl_nats, both.shares)
+
+    def _written(self, token: splice.Written | None) -> WrittenToken | None:
+        pieces = self._catalogue.atlas.pieces
+        if token is None:
+            return None
+        likeliest = tuple((pieces[guess.token], guess.probability) for guess in token.likeliest)
+        return WrittenToken(token.token, pieces[token.token], token.probability, likeliest)
 
     def _encode(self, text: str) -> tuple[list[int], str]:
         if not text.strip():
