@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 from rich.live import Live
+from rich.markdown import Markdown
 from rich.table import Table
 
 from panscope import __version__, files
@@ -275,6 +276,36 @@ def steer(
         return
     written = list(_drawn(writing, lambda so_far: shown.texts(model, so_far)))
     OUT.print(shown.strengths(asked, written))
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.argument("overrides", nargs=-1)
+@click.option("--a", "file_a", type=click.Path(path_type=Path), required=True, help="Prompts.")
+@click.option("--b", "file_b", type=click.Path(path_type=Path), required=True, help="Others.")
+@click.option("--output", type=FOLDER, help="Of the result.  [default: RUN/contrast/A-B]")
+def contrast(
+    run: Path, overrides: tuple[str, ...], file_a: Path, file_b: Path, output: Path | None
+) -> None:
+    """Find the features that tell two sets of prompts apart, and what ablating them changes.
+
+    A and B are text files with a prompt a line, or JSON lists. OVERRIDES are key=value.
+
+    \b
+    panscope contrast runs/demo --a french.txt --b english.txt
+    panscope contrast runs/demo --a true.txt --b false.txt pool=last answers='[" True", " False"]'
+    """
+    from panscope import splice
+    from panscope.config import override
+    from panscope.stages import contrast
+
+    config = contrast.Config.parse(override({}, overrides), "contrast")
+    a, b = contrast.read_prompts(file_a), contrast.read_prompts(file_b)
+    out = output or run / "contrast" / f"{file_a.stem}-{file_b.stem}"
+    at_work = splice.opened(run)
+    with Bars(OUT) as bars:
+        contrast.run(config, at_work.model, at_work.suite, a, b, out, bars)
+    OUT.print(Markdown((out / "report.md").read_text(encoding="utf-8")))
 
 
 def _drawn(writing: Iterable[T], draw: Callable[[list[T]], Table]) -> Iterator[T]:

@@ -86,7 +86,17 @@ def test_every_command_has_its_help_and_its_place_in_the_readme():
         assert f"panscope {name}" in readme or f"[{name}]" in readme, name
 
 
-NOUNS_AND_VERBS = ["model", "store", "suite", "atlas", "harvest", "train", "evaluate", "describe"]
+NOUNS_AND_VERBS = [
+    "model",
+    "store",
+    "suite",
+    "atlas",
+    "harvest",
+    "train",
+    "evaluate",
+    "describe",
+    "contrast",
+]
 
 
 @pytest.mark.parametrize("name", NOUNS_AND_VERBS)

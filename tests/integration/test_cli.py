@@ -157,6 +157,19 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, finished: Pa
     assert wrong.exit_code == 3 and f"did you mean {sae}" in wrong.stderr
 
 
+def test_two_sets_of_prompts_are_contrasted(panscope: Command, finished: Path, tmp_path: Path):
+    for name, words in (("night", "The lamp stood by river {}"), ("jour", "Le chat {} dort")):
+        lines = "".join(words.format(n) + "\n" for n in range(8))
+        (tmp_path / f"{name}.txt").write_text(lines, encoding="utf-8")
+    sets = ("--a", tmp_path / "night.txt", "--b", tmp_path / "jour.txt")
+    result = panscope("contrast", finished, "ks=[1]", *sets)
+    assert result.exit_code == 0, result.output
+    assert "8 prompts of set a, 8 of b" in " ".join(result.output.split())
+    assert files.verify(finished / "contrast" / "night-jour") == []
+    wrong = panscope("contrast", finished, "pol=last", *sets)
+    assert wrong.exit_code == 2 and "did you mean pool" in wrong.stderr
+
+
 def test_verify_names_a_corrupt_file(
     panscope: Command, tiny_demo: tuple[object, ...], finished: Path, tmp_path: Path
 ):
@@ -418,7 +431,19 @@ def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, c
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "plan", "harvest", "train", "evaluate", "describe", "serve", "show", "verify"],
+    [
+        "demo",
+        "plan",
+        "harvest",
+        "train",
+        "evaluate",
+        "describe",
+        "serve",
+        "steer",
+        "contrast",
+        "show",
+        "verify",
+    ],
 )
 def test_help_shows_an_example(panscope: Command, command: str):
     result = panscope(command, "--help")
