@@ -23,6 +23,7 @@ QUIET = [
 ]
 SITES = [f"{kind}.{layer}" for layer in range(4) for kind in ("attn_z", "mlp_out", "resid_post")]
 L0S = (15, 30, 60)
+TOKEN = "a-token-of-the-tests"
 SAES = [f"{site}/w64_l0_{l0}_s0" for site in SITES for l0 in L0S]
 
 
@@ -30,7 +31,7 @@ SAES = [f"{site}/w64_l0_{l0}_s0" for site in SITES for l0 in L0S]
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server over a fixture run of 12 sites, in a thread."""
     run = build(tmp_path_factory.mktemp("runs") / "fixture", SITES, L0S)
-    config = uvicorn.Config(create_app(run, FakeLive(SAES)), port=0, log_level="error")
+    config = uvicorn.Config(create_app(run, FakeLive(SAES), TOKEN), port=0, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -42,6 +42,7 @@ def create_app(
     app.include_router(api.router)
     app.include_router(neuronpedia.router)
     app.include_router(steer.router)
+    app.include_router(steer.page_router)
     app.include_router(pages.router)
     app.add_exception_handler(PanscopeError, failures.panscope_error)
     app.add_exception_handler(RequestValidationError, failures.invalid_request)

@@ -1,4 +1,4 @@
-"""Steering over REST: the normal and the steered text, a server-sent event a token."""
+"""Steering: its page, and over REST the normal and the steered text, an event a token."""
 
 import dataclasses
 import json
@@ -7,13 +7,14 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from panscope.edits import Edit, refuse_unknown
 from panscope.errors import PanscopeError
 from panscope.web.api import Run
+from panscope.web.pages import page
 from panscope.web.problem import FAILURES
 from panscope.web.readings import TokensBeside
 from panscope.web.run import RunFolder
@@ -25,6 +26,13 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter(prefix="/api", responses=FAILURES, dependencies=[Depends(may_write)])
+page_router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
+
+
+@page_router.get("/steer")
+def steer_page(request: Request, run: Run) -> HTMLResponse:
+    """Show the page on which a text is steered."""
+    return page(request, "steer.html", saes=list(run.catalogue.atlas.saes.values()))
 
 
 class SteerRequest(BaseModel):
