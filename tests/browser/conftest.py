@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from tests.web.fixture_contrast import build_contrast
 from tests.web.fixture_run import FakeLive, build
 
 from panscope.web.app import create_app
@@ -31,6 +32,7 @@ SAES = [f"{site}/w64_l0_{l0}_s0" for site in SITES for l0 in L0S]
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server over a fixture run of 12 sites, in a thread."""
     run = build(tmp_path_factory.mktemp("runs") / "fixture", SITES, L0S)
+    build_contrast(run, "french-english", SAES[::3])
     config = uvicorn.Config(create_app(run, FakeLive(SAES), TOKEN), port=0, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

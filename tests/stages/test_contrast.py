@@ -214,7 +214,7 @@ def test_a_planted_feature_is_found_and_its_ablation_felt(
     assert planted["effect"] > 2 and planted["mean_a"] > planted["mean_b"]
     first = result["saes"][0]
     assert first["probes"]["difference of means"]["auroc"] == 1.0
-    assert {*first["probes"]} >= {"1 latents", "3 latents", "logistic regression"}
+    assert {*first["probes"]} >= {"1 latent", "3 latents", "logistic regression"}
     assert first["ablation"]["loss"][0]["mean"] != 0 and first["ablation"]["lead"]
     assert len(first["ablated"]) == 2
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from panscope import __version__
 from panscope.errors import ConfigError, PanscopeError
-from panscope.web import api, failures, neuronpedia, pages, steer, writing
+from panscope.web import api, contrasts, failures, neuronpedia, pages, steer, writing
 from panscope.web.gate import HEADERS, LOOPBACK, Gate
 from panscope.web.readings import ReadsText
 from panscope.web.run import RunFolder
@@ -43,6 +43,8 @@ def create_app(
     app.include_router(neuronpedia.router)
     app.include_router(steer.router)
     app.include_router(steer.page_router)
+    app.include_router(contrasts.router)
+    app.include_router(contrasts.page_router)
     app.include_router(pages.router)
     app.add_exception_handler(PanscopeError, failures.panscope_error)
     app.add_exception_handler(RequestValidationError, failures.invalid_request)

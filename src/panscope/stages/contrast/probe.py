@@ -37,7 +37,7 @@ def probes(
 ) -> dict[str, Quality]:
     """Fit and measure all probes of one Sae, by name."""
     order = effects.abs().argsort(descending=True, stable=True)
-    best = {f"{k} latents": pooled.latents[:, order[:k]] for k in ks}
+    best = {f"{k} latent{'s' * (k > 1)}": pooled.latents[:, order[:k]] for k in ks}
     scores = {name: logistic(values, prompts) for name, values in best.items()}
     scores["difference of means"] = difference_of_means(pooled.activations, prompts)
     scores["logistic regression"] = logistic(pooled.activations, prompts)

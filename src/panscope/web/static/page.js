@@ -3,7 +3,7 @@ import { glyphs } from "./strip.js";
 import "./tip.js";
 import "./token.js";
 
-const PLACES = { s: "/", m: "/microscope", t: "/steer", d: "/docs", h: "/help" };
+const PLACES = { s: "/", m: "/microscope", e: "/steer", c: "/contrast", d: "/docs", h: "/help" };
 const THEMES = ["auto", "light", "dark"];
 let gone = 0;
 
