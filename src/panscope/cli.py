@@ -268,8 +268,9 @@ def steer(
     asked = (*map(edits.parse, features), *(edits.read(file) if file else ()))
     at_work = splice.opened(run)
     sampling = Sampling(temperature, seed) if temperature else None
-    ids, model = at_work.model.encode(prompt), at_work.model
-    writing = splice.beside(at_work.steering(asked), ids, tokens, sampling)
+    model = at_work.model
+    ready, ids = at_work.steering(asked), model.encode(prompt)
+    writing = splice.beside(ready, ids, tokens, sampling, ends=model.special_ids)
     if as_json:
         for one in writing:
             click.echo(json.dumps(asdict(one)))

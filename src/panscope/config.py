@@ -45,7 +45,7 @@ def digest_of(tree: object) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a recipe file into a tree."""
     if not path.is_file():
-        raise NotFound(str(path), "no such recipe", "give the path of a TOML file")
+        raise NotFound(str(path), "no such file", "give the path of a TOML file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

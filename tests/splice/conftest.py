@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.model.conftest import folder as folder
+from tests.model.conftest import precise as precise
 
 from panscope.model import tap
 from panscope.model.load import Model

@@ -12,6 +12,7 @@ from panscope.model.generate import Sampling, generate
 from panscope.model.load import Model
 from panscope.model.ragged import padded
 from panscope.sae.sae import Sae
+from panscope.sites import Site
 from panscope.splice import Beside, Steering
 
 N_TOKENS = 8
@@ -125,3 +126,26 @@ def test_logits_themselves_can_be_moved(tiny_model: Model, row: list[int]):
     push = Edit(site="logits", direction=tuple(one_hot.float().tolist()), value=1e3)
     written = list(splice.beside(splice.steering(tiny_model, {}, [push]), row, 3))
     assert texts(written)[1] == [99] * 3
+
+
+def test_in_every_family_it_is_what_whole_passes_write(precise: Model):
+    """Ten tokens: in Gemma they leave its window of four behind."""
+    ids = [precise.bos_id, *range(40, 49)]
+    site = Site("resid_post", 1)
+    direction = tuple(torch.randn(32, generator=torch.Generator().manual_seed(1)).tolist())
+    edits = [
+        Edit(site=str(site), direction=direction, value=4.0, at="generated"),
+        Edit(action="zero", site=str(site), direction=direction, at="prompt"),
+        Edit(action="scale", site="mlp_out.2", direction=direction, value=-2.0),
+    ]
+    steering = splice.steering(precise, {}, edits)
+    written = list(splice.beside(steering, ids, N_TOKENS))
+    text = [*ids]
+    for one in written:
+        logits = whole(steering, text, len(ids))
+        assert one.steered is not None and one.steered.token == int(logits.argmax())
+        chance = float(logits.softmax(-1)[one.steered.token])
+        assert one.steered.probability == pytest.approx(chance, abs=2e-5)
+        text.append(one.steered.token)
+    assert texts(written)[0] == generate(precise, [ids], N_TOKENS).ids[0][len(ids) :]
+    assert all(one.kl_nats and one.kl_nats > 0 for one in written)

@@ -2,11 +2,15 @@
 
 import itertools
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from tests.web.conftest import SAES
@@ -105,3 +109,23 @@ def test_who_stops_asking_gives_the_turn_back(run_folder: Path):
     stream.close()
     with run.turns.take():
         pass
+
+
+def test_a_reader_who_goes_away_gives_the_turn_back(run_folder: Path):
+    """Over a real connection, which is cut in the middle of an endless text."""
+    app = create_app(run_folder, Endless(SAES), TOKEN)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/api/steer"
+    given: dict[str, Any] = {"json": {"prompt": "The dog"}}
+    given |= {"headers": {"authorization": f"Bearer {TOKEN}"}}
+    with httpx2.stream("POST", address, **given) as answer:
+        assert next(answer.iter_lines()) == "event: token"
+    began = time.monotonic()
+    with app.state.run.turns.take():
+        assert time.monotonic() - began < steer.SECONDS / 2
+    server.should_exit = True
+    thread.join(10)

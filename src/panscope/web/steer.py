@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Receive, Scope, Send
 
 from panscope.edits import Edit, refuse_unknown
 from panscope.errors import PanscopeError
@@ -33,6 +34,21 @@ page_router = APIRouter(default_response_class=HTMLResponse, include_in_schema=F
 def steer_page(request: Request, run: Run) -> HTMLResponse:
     """Show the page on which a text is steered."""
     return page(request, "steer.html", saes=list(run.catalogue.atlas.saes.values()))
+
+
+class _Events(StreamingResponse):
+    """A stream that is closed when its reader goes away: the turn it holds is given back."""
+
+    def __init__(self, events: Generator[str, None, None]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, as long as somebody listens."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._events.close()  # no thread runs it any more: who cancels waits for that
 
 
 class SteerRequest(BaseModel):
@@ -61,11 +77,11 @@ def steer(run: Run, request: SteerRequest) -> StreamingResponse:
     refuse_unknown(edits, {name: sae.width for name, sae in run.catalogue.atlas.saes.items()})
     events = _events(run, request, edits)
     first = next(events)  # made at once, so that a refusal has its status
-    return StreamingResponse(_from(first, events), media_type="text/event-stream")
+    return _Events(_from(first, events))
 
 
-def _from(first: str, rest: Generator[str, None, None]) -> Iterator[str]:
-    """Yield what was made already, then the rest; who stops asking gives the turn back."""
+def _from(first: str, rest: Generator[str, None, None]) -> Generator[str, None, None]:
+    """Yield what was made already, then the rest."""
     with closing(rest):
         yield first
         yield from rest
