@@ -222,15 +222,32 @@ def plan(
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
 @click.option("--writable", is_flag=True, help="Let who has the printed token write labels.")
-def serve(run: Path, host: str, port: int, writable: bool) -> None:
+@click.option("--freeze", type=FOLDER, help="Write the pages into this folder instead.")
+@click.option(
+    "--features",
+    type=click.IntRange(min=1),
+    default=1_000,
+    show_default=True,
+    help="How many features of each Sae are frozen at most.",
+)
+def serve(
+    run: Path, host: str, port: int, writable: bool, freeze: Path | None, features: int
+) -> None:
     """Open the pages of a run folder in a browser.
 
-    With --writable the token is that of PANSCOPE_TOKEN, or a new one each time.
+    With --writable the token is that of PANSCOPE_TOKEN, or a new one each time. A frozen copy opens
+    from the disk or from any server of files; stopped, the same command goes on.
 
     \b
     panscope serve runs/demo --port 8001
+    panscope serve runs/demo --freeze site --features 200
     """
-    _serve(run, host, port, writable)
+    if freeze is None:
+        _serve(run, host, port, writable)
+        return
+    with Bars(OUT) as bars:
+        n_pages = _import_web().freeze_run(run, freeze, features, bars)
+    OUT.print(f"{n_pages:,} pages in {freeze}: open {freeze}/index.html", soft_wrap=True)
 
 
 @main.command()

@@ -139,7 +139,8 @@ class Atlas:
             found = f"no feature {index}"
             raise NotFound(f"Sae {sae}", found, f"give an index from 0 to {record.width - 1}")
         group, offset = divmod(index, ROWS_PER_GROUP)
-        table = self._parquet(features_file(sae)).read_row_group(group)
+        # A group is small: to wait for a thread takes longer than to read it.
+        table = self._parquet(features_file(sae)).read_row_group(group, use_threads=False)
         return _feature(table.slice(offset, 1).to_pylist()[0])
 
     @cached_property

@@ -15,10 +15,24 @@ from starlette.exceptions import HTTPException
 
 from panscope import __version__
 from panscope.errors import ConfigError, PanscopeError
-from panscope.web import api, contrasts, failures, neuronpedia, pages, steer, writing
+from panscope.events import Emit
+from panscope.web import (
+    api,
+    contrasts,
+    failures,
+    freeze,
+    neuronpedia,
+    pages,
+    runs,
+    steer,
+    tour,
+    watch,
+    writing,
+)
 from panscope.web.gate import HEADERS, LOOPBACK, Gate
+from panscope.web.progress import EVENTS
 from panscope.web.readings import ReadsText
-from panscope.web.run import RunFolder
+from panscope.web.run import RunFolder, is_run
 
 
 def create_app(
@@ -31,26 +45,49 @@ def create_app(
 
     Who has the `token` may write, nobody without one; `hosts` are the names it answers to.
     """
+    app = _bare(hosts)
+    app.state.run = RunFolder(run, live)
+    app.state.token = token
+    for part in (writing, watch, tour, steer, contrasts, api, neuronpedia, pages):
+        app.include_router(part.router)
+    for part in (steer, contrasts):
+        app.include_router(part.page_router)
+    return app
+
+
+def create_runs_app(
+    folder: Path, token: str | None = None, hosts: frozenset[str] | None = None
+) -> FastAPI:
+    """Make the app that shows a folder of runs, each behind an address of its own."""
+    app = _bare(hosts)
+    app.state.runs = runs.Runs(folder, lambda run: create_app(run, None, token, hosts))
+    app.include_router(runs.router)
+    app.mount(runs.PREFIX, app.state.runs)
+    return app
+
+
+def _bare(hosts: frozenset[str] | None) -> FastAPI:
+    """Make an app with the one error shape, the gate, and the static files."""
     about = "Everything the pages show, as JSON. Failed requests answer with one error shape."
     app = FastAPI(
         title="panscope", version=__version__, description=about, docs_url=None, redoc_url=None
     )
-    app.state.run = RunFolder(run, live)
-    app.state.token = token
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static")
-    app.include_router(writing.router)
-    app.include_router(api.router)
-    app.include_router(neuronpedia.router)
-    app.include_router(steer.router)
-    app.include_router(steer.page_router)
-    app.include_router(contrasts.router)
-    app.include_router(contrasts.page_router)
-    app.include_router(pages.router)
     app.add_exception_handler(PanscopeError, failures.panscope_error)
     app.add_exception_handler(RequestValidationError, failures.invalid_request)
     app.add_exception_handler(HTTPException, failures.http_error)
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(Gate, hosts=hosts)
+    return app
+
+
+def _shown(folder: Path, token: str | None = None, hosts: frozenset[str] | None = None) -> FastAPI:
+    """Make the app for a run, or for a folder of runs; a wrong folder is told now."""
+    if not is_run(folder) and runs.runs_in(folder):
+        return create_runs_app(folder, token, hosts)
+    app = create_app(folder, token=token, hosts=hosts)
+    if not (folder / EVENTS).is_file():
+        app.state.run.catalogue  # noqa: B018 - not on the first page
     return app
 
 
@@ -61,22 +98,29 @@ def serve(
     announce: Callable[[str], None] = lambda url: None,
     token: str | None = None,
 ) -> None:
-    """Show a run folder until interrupted; `announce` is told the address once it is taken.
+    """Show a run, or a folder of runs, until interrupted.
 
-    With a `token` those who have it may write; the address then carries it behind a #, which
-    browsers keep to themselves.
+    `announce` is told the address once it is taken. With a `token` those who have it may write;
+    the address then carries it behind a #, which browsers keep to themselves.
 
     Raises ConfigError for an address that cannot be had, NotFound and the like for a run folder
     without a readable atlas.
     """
-    app = create_app(run, token=token, hosts=_names_of(host))
-    app.state.run.catalogue  # noqa: B018 - a wrong folder is told now, not on the first page
+    app = _shown(run, token, _names_of(host))
     with _listening(host, port) as listener:
         key = f"/#token={token}" if token else ""
         announce(f"http://{host}:{listener.getsockname()[1]}{key}")
         config = uvicorn.Config(app, log_level="warning", access_log=False)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def freeze_run(run: Path, out: Path, n_features: int, emit: Emit) -> int:
+    """Write a run's pages as files, `n_features` of each Sae at most; return how many pages."""
+    app = create_app(run)
+    plan = freeze.Plan(app.state.run.catalogue, n_features)
+    freeze.freeze(app, plan, out, emit)
+    return plan.n_files
 
 
 def check_address(host: str, port: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
+from pydantic_core import to_json
 
 from panscope.atlas.queries import Catalogue, density_histogram, random_alive
 from panscope.web.api import Run
@@ -63,9 +64,17 @@ def density(value: float | None) -> str:
     return f"{number(100 * value)}{THIN}%" if value >= 1e-4 else f"1 in {number(1 / value)} tokens"
 
 
-def plain(value: Any) -> Any:
-    """A record as plain values, for scripts to read."""
-    return dataclasses.asdict(value)
+def plain(record: Any) -> dict[str, Any]:
+    """A record's fields by name; records inside it are left to `as_json`.
+
+    (dataclasses.asdict copies each number: 12 ms for a feature, of which a page may take 15.)
+    """
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
+def as_json(value: Any, **_: Any) -> str:
+    """Write records and plain values as JSON for a page's scripts; what JSON lacks becomes null."""
+    return to_json(value, inf_nan_mode="null").decode()
 
 
 def points(saes: Iterable[SaeView]) -> list[dict[str, Any]]:
@@ -95,6 +104,7 @@ templates.env.filters |= {
     "points": points,
     "visible": visible,
 }
+templates.env.policies["json.dumps_function"] = as_json
 templates.env.trim_blocks = templates.env.lstrip_blocks = True
 
 

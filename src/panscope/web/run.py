@@ -12,6 +12,7 @@ from panscope.atlas.notes import Notes
 from panscope.atlas.queries import Catalogue
 from panscope.errors import NotFound, PanscopeError
 from panscope.files import read_manifest
+from panscope.web.progress import EVENTS, Progress
 from panscope.web.readings import ReadsText
 from panscope.web.turns import Turns
 
@@ -54,6 +55,7 @@ class RunFolder:
     def __init__(self, folder: Path, live: ReadsText | None = None) -> None:
         self.folder = folder
         self.turns = Turns()
+        self.progress = Progress(folder / EVENTS)
         self.notes = Notes.reading(folder / "notes.sqlite")
         self._live = live
         self._catalogue: Catalogue | None = None
@@ -104,9 +106,16 @@ class RunFolder:
         return next(view for view in self.suite().saes if view.sae == name)
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds an atlas, or a stage is at work there."""
+    return (folder / "atlas").is_dir() or (folder / EVENTS).is_file()
+
+
 def _open_atlas(folder: Path) -> Atlas:
     if not (folder / "atlas").is_dir():
-        do = "give a run folder, or make one with panscope demo or panscope describe"
+        at_work = "see /progress for what its stages are doing"
+        make = "give a run folder, or make one with panscope demo or panscope describe"
+        do = at_work if (folder / EVENTS).is_file() else make
         raise NotFound(str(folder), "holds no atlas", do)
     return Atlas(folder / "atlas")
 

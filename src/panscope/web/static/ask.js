@@ -1,4 +1,5 @@
 // Requests to the API: failures become one sentence, and a newer request ends an older one.
+import { address } from "./address.js";
 import { authorisation } from "./token.js";
 
 const running = new Map();
@@ -14,7 +15,7 @@ export async function ask(path, body = null, key = path) {
   }
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(address(path), options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer; start panscope serve again, then retry", { cause: error });

@@ -3,6 +3,7 @@
 // In view are a `token` (a place in the text) and a `feature` ("sae:index"). What is pointed at wins
 // over what is pinned. A token stays in view when the pointer leaves it, so that one can go on to its
 // features; a feature does not. Pins, text and settings are in the address.
+import { address } from "./address.js";
 import { ask, cancel, sayFailure } from "./ask.js";
 import { density, number } from "./numbers.js";
 import { data, element, remember } from "./page.js";
@@ -146,7 +147,7 @@ function siteElement(sae) {
   const top = Math.max(...sae.features.flatMap((feature) => feature.values), 0);
   list.append(...features.map((feature) => featureElement(sae, feature, top)));
   if (!features.length) list.append(element("li", { className: "none", textContent: "silent here" }));
-  const link = element("a", { href: `/sae/${sae.sae}`, textContent: sae.site, title: sae.sae });
+  const link = element("a", { href: address(`/sae/${sae.sae}`), textContent: sae.site, title: sae.sae });
   const column = element("section", { className: "site" }, element("h3", {}, link), list);
   column.dataset.site = sae.site;
   return column;
@@ -163,7 +164,7 @@ function featureElement(sae, feature, top) {
   pick.dataset.tip = `feature ${feature.index}\nvalue ${feature.value}\ndensity ${density(feature.density)}\nfires most on ${feature.label.map(visible).join(" ")}`;
   pick.setAttribute("aria-pressed", String(key === pinned.feature));
   pick.setAttribute("aria-label", `Feature ${feature.index}, ${number(feature.value)}, fires most on ${feature.label.join(" ")}`);
-  return element("li", {}, element("a", { href: `/sae/${sae.sae}/${feature.index}`, textContent: feature.index, className: "n" }), pick);
+  return element("li", {}, element("a", { href: address(`/sae/${sae.sae}/${feature.index}`), textContent: feature.index, className: "n" }), pick);
 }
 
 function pointAtToken(place) {

@@ -1,9 +1,10 @@
 // What every page has: keys, theme, tooltips, pieces of text with their blanks made visible.
+import { address } from "./address.js";
 import { glyphs } from "./strip.js";
 import "./tip.js";
 import "./token.js";
 
-const PLACES = { s: "/", m: "/microscope", e: "/steer", c: "/contrast", d: "/docs", h: "/help" };
+const PLACES = { s: "/", m: "/microscope", e: "/steer", c: "/contrast", t: "/tour", p: "/progress", d: "/docs", h: "/help" };
 const THEMES = ["auto", "light", "dark"];
 let gone = 0;
 
@@ -39,7 +40,7 @@ function isTyping(target) {
 
 function goTo(key) {
   if (key === "u") upward();
-  else if (PLACES[key]) location.assign(PLACES[key]);
+  else if (PLACES[key]) location.assign(address(PLACES[key]));
 }
 
 // j and k: a page with a list listens for "step"; others follow their next and previous links.

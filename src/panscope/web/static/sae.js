@@ -1,4 +1,5 @@
 // The Sae page: a list of features of any length, its filters, and the charts beside it.
+import { address } from "./address.js";
 import { ask, sayFailure } from "./ask.js";
 import { onWidth } from "./axes.js";
 import { bars, curve } from "./charts.js";
@@ -66,7 +67,7 @@ function pieces(ids, page) {
 }
 
 function rowElement(row, page) {
-  const link = element("a", { href: `/sae/${sae.sae}/${row.index}`, textContent: row.index, tabIndex: -1 });
+  const link = element("a", { href: address(`/sae/${sae.sae}/${row.index}`), textContent: row.index, tabIndex: -1 });
   const made = element(
     "div",
     { className: "row" },
@@ -94,7 +95,7 @@ function sayFound(page) {
 function refresh() {
   keep();
   const query = asked();
-  csv.href = `/api/sae/${sae.sae}/features.csv?${query}`;
+  csv.href = address(`/api/sae/${sae.sae}/features.csv?${query}`);
   for (const header of list.querySelectorAll("[data-key]")) {
     if (header.dataset.key === state.sort) header.setAttribute("aria-sort", state.descending ? "descending" : "ascending");
     else header.removeAttribute("aria-sort");

@@ -3,6 +3,7 @@
 // A feature is written in the address as on the command line: sae:index*4 adds four times its
 // maximum, sae:index+2 adds, sae:index=0 sets; without a strength it is three times the maximum. A
 // single one may also come as sae and index. Events come from POST /api/steer, one for each token.
+import { address } from "./address.js";
 import { ask, sayFailure } from "./ask.js";
 import { number, percent } from "./numbers.js";
 import { data, element, remember } from "./page.js";
@@ -69,7 +70,7 @@ function say(row) {
   const { sae, feature, pieces } = row.about;
   const value = Number(fieldOf(row, "value").value);
   const added = fieldOf(row, "sign").value === "*" ? `; ${number(value)} times that is ${number(value * feature.max)}` : "";
-  const link = element("a", { href: `/sae/${sae.sae}/${feature.index}`, textContent: `Feature ${feature.index}` });
+  const link = element("a", { href: address(`/sae/${sae.sae}/${feature.index}`), textContent: `Feature ${feature.index}` });
   const top = feature.top_tokens.slice(0, 4).map((id) => `“${visible(pieces[id])}”`).join(" ");
   row.querySelector(".about").replaceChildren(link, feature.count ? ` promotes ${top}; its maximum is ${number(feature.max)}${added}.` : " is dead: it never fired, so it has no maximum.");
 }
@@ -141,7 +142,7 @@ function begin() {
 async function* events(control) {
   const body = { prompt: fields.prompt.value, edits: [...rows.children].map(editOf), tokens: Number(fields.tokens.value), temperature: Number(fields.temperature.value), seed: Number(fields.seed.value) };
   const headers = { "content-type": "application/json", ...authorisation() };
-  const answer = await fetch("/api/steer", { method: "POST", body: JSON.stringify(body), headers, signal: control.signal });
+  const answer = await fetch(address("/api/steer"), { method: "POST", body: JSON.stringify(body), headers, signal: control.signal });
   if (!answer.ok) throw new Error((await answer.json()).error.message);
   let text = "";
   for await (const piece of chunks(answer.body.pipeThrough(new TextDecoderStream()))) {
@@ -215,7 +216,7 @@ async function refuseWithoutToken() {
   if (accepted) return;
   status.hidden = false;
   status.textContent = writable ? "Steering needs the token of this server: open the address that panscope serve printed." : "This server only reads. Start it with panscope serve --writable to steer.";
-  document.getElementById("write").disabled = true;
+  document.getElementById("write").hidden = true;
 }
 
 bars.addEventListener("keydown", (event) => {
@@ -233,7 +234,7 @@ stop.onclick = () => (running?.abort(), (running = null), (stop.hidden = true), 
 fields.prompt.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey) return;
   event.preventDefault();
-  if (!document.getElementById("write").disabled) form.requestSubmit();
+  if (!document.getElementById("write").hidden) form.requestSubmit();
 });
 readAddress();
 refuseWithoutToken();

@@ -1,4 +1,5 @@
 // The suite page: the plot of fidelity against sparsity, and the table that sorts and filters in place.
+import { address } from "./address.js";
 import { onWidth, svg } from "./axes.js";
 import { scatter, shape } from "./charts.js";
 import { number } from "./numbers.js";
@@ -20,7 +21,7 @@ function pointOf(sae, key, isWide) {
   return {
     x: l0,
     y: value,
-    href: sae.described ? `/sae/${sae.sae}` : "#table-title",
+    href: sae.described ? address(`/sae/${sae.sae}`) : "#table-title",
     kind: kindOf(sae),
     text: isWide ? sae.site : layerOf(sae),
     line: `${sae.site} ${sae.width}`,

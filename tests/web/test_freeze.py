@@ -1,0 +1,114 @@
+"""Frozen copies: every link leads to a file, what needs a server is left out, and says so."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tests.web.conftest import SAES
+from tests.web.fixture_run import HOSTILE
+
+from panscope.errors import ConfigError
+from panscope.events import Advanced, Event, Finished, Started, silent
+from panscope.web import pages
+from panscope.web.app import freeze_run
+from panscope.web.bundle import bundle
+
+N = 6
+
+
+@pytest.fixture(scope="module")
+def copy(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("frozen") / "copy"
+    freeze_run(run_folder, out, N, silent)
+    return out
+
+
+def test_the_number_of_files_is_what_was_said(run_folder: Path, tmp_path: Path) -> None:
+    said: list[Event] = []
+    n_pages = freeze_run(run_folder, tmp_path / "copy", N, said.append)
+    assert n_pages == len(SAES) * (N + 1) + 2 == len(list((tmp_path / "copy").rglob("*.html")))
+    assert said[0] == Started("freeze", n_pages, "pages")
+    assert [event.done for event in said if isinstance(event, Advanced)] == list(
+        range(1, n_pages + 1)
+    )
+    assert isinstance(said[-1], Finished)
+
+
+def test_every_link_leads_to_a_file_of_the_copy(copy: Path) -> None:
+    for page in copy.rglob("*.html"):
+        html = page.read_text()
+        for link in re.findall(r'(?:href|src|action)="([^"]*)"', html):
+            if link and not link.startswith("#"):
+                target = (page.parent / link.partition("#")[0]).resolve()
+                assert target.is_file(), (page, link)
+                assert target.is_relative_to(copy)
+        root = re.search(r'<html data-root="([^"]*)" data-frozen', html)
+        assert (page.parent / root[1]).resolve() == copy
+
+
+def test_a_copy_says_what_it_leaves_out(copy: Path) -> None:
+    for page in copy.rglob("*.html"):
+        html = page.read_text()
+        assert "A frozen copy" in html
+        assert "panscope serve" in html
+        assert 'type="module"' not in html
+    assert 'href="/microscope"' not in (copy / "index.html").read_text()
+
+
+def test_lists_hold_the_features_that_are_copied(copy: Path) -> None:
+    for sae in SAES:
+        html = (copy / "sae" / sae / "index.html").read_text()
+        listed = json.loads(re.search(r'id="rows">(.*?)</script>', html, re.S)[1])
+        indices = [row["index"] for row in listed["rows"]]
+        assert indices == [0, 1, 2, 3, 4, 6]  # 5 is dead
+        assert all((copy / "sae" / sae / f"{index}.html").is_file() for index in indices)
+        assert HOSTILE not in html
+
+
+def test_a_stopped_copy_goes_on_and_keeps_what_is_there(
+    run_folder: Path, tmp_path: Path, copy: Path
+) -> None:
+    out = tmp_path / "copy"
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Advanced) and event.done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        freeze_run(run_folder, out, N, stop)
+    assert not (out / "index.html").exists()
+    kept = out / "sae" / SAES[0] / "0.html"
+    kept.write_text("kept")
+    freeze_run(run_folder, out, N, silent)
+    assert kept.read_text() == "kept"
+    ours, whole = ({p.relative_to(top) for p in top.rglob("*")} for top in (out, copy))
+    assert ours == whole
+
+
+def test_another_folder_is_not_written_into(run_folder: Path, tmp_path: Path, copy: Path) -> None:
+    with pytest.raises(ConfigError, match="holds a copy of another atlas, or of other features"):
+        freeze_run(run_folder, copy, N + 1, silent)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty; choose another folder"):
+        freeze_run(run_folder, tmp_path, N, silent)
+
+
+def test_bundles_hold_no_module_syntax(tmp_path: Path) -> None:
+    static = pages.HERE / "static"
+    for script in static.glob("*.js"):
+        text = bundle(static, [script.name])
+        assert not re.search(r"^(import|export)\b", text, re.M), script.name
+        assert text.count(f'modules["{script.name}"] = ') == 1
+
+
+def test_a_bundle_takes_imports_once_and_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / "a.js").write_text('import { x as y } from "./b.js";\nimport "./c.js";\nsay(y);\n')
+    (tmp_path / "b.js").write_text('import { z } from "./c.js";\nexport const x = z;\n')
+    (tmp_path / "c.js").write_text("export function z() {}\n")
+    (tmp_path / "d.js").write_text("export const z = 1;\n")
+    text = bundle(tmp_path, ["a.js"], {"c.js": "d.js"})
+    assert re.findall(r'^modules\["(\w)', text, re.M) == ["d", "b", "a"]
+    assert 'const { x: y } = modules["b.js"];' in text
+    assert 'const { z } = modules["d.js"];' in text
+    assert "return { x };" in text

@@ -1,0 +1,73 @@
+"""The tour: puzzles out of the atlas that is shown, honest about what fires where."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from tests.web.conftest import SAES
+
+from panscope.atlas.features import Atlas
+from panscope.atlas.queries import Catalogue
+from panscope.web import tour
+
+
+def catalogue_of(run_folder: Path) -> Catalogue:
+    return Catalogue(Atlas(run_folder / "atlas"))
+
+
+def test_puzzles_are_of_each_level_and_the_same_each_time(run_folder: Path) -> None:
+    catalogue = catalogue_of(run_folder)
+    found = tour.puzzles(catalogue, SAES[2])
+    assert [puzzle.level for puzzle in found] == ["easy", "medium", "hard"]
+    assert tour.puzzles(catalogue_of(run_folder), SAES[2]) == found
+    for puzzle in found:
+        least, most = tour.LEVELS[puzzle.level]
+        peaks = catalogue.columns(SAES[2]).row(puzzle.index).peak_tokens
+        assert least <= len(peaks) <= most
+
+
+def test_passages_show_the_values_of_their_feature(run_folder: Path) -> None:
+    catalogue = catalogue_of(run_folder)
+    for puzzle in tour.puzzles(catalogue, SAES[2]):
+        view = catalogue.feature(puzzle.sae, puzzle.index)
+        for passage in (*puzzle.shown, *puzzle.firing):
+            assert len(passage.pieces) == len(passage.values)
+            assert 0 < passage.values[passage.peak] <= view.feature.max
+            assert "<bos>" not in passage.pieces
+        assert len(puzzle.firing) == len(puzzle.silent) == 2
+        assert all(not any(passage.values) for passage in puzzle.silent)
+        texts = ["".join(p.pieces) for p in (*puzzle.shown, *puzzle.firing, *puzzle.silent)]
+        assert len(set(texts)) == len(texts)
+
+
+def test_silent_passages_hold_no_token_on_which_the_feature_fires(run_folder: Path) -> None:
+    catalogue = catalogue_of(run_folder)
+    for puzzle in tour.puzzles(catalogue, SAES[2]):
+        fires = {
+            piece
+            for passage in (*puzzle.shown, *puzzle.firing)
+            for piece, value in zip(passage.pieces, passage.values, strict=True)
+            if value
+        }
+        for passage in puzzle.silent:
+            assert fires.isdisjoint(passage.pieces)
+
+
+def test_the_page_holds_its_puzzles_and_no_steering_that_is_not_there(client: TestClient) -> None:
+    html = client.get("/tour").text
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.S)[1])
+    assert [puzzle["level"] for puzzle in data["puzzles"]] == ["easy", "medium", "hard"]
+    assert data["sae"] == SAES[2]
+    steers = any(getattr(route, "path", "") == "/steer" for route in client.app.routes)
+    assert ('href="#steer"' in html) == steers
+
+
+def test_a_suite_with_nothing_to_guess_says_so(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tour, "N_TRIED", 0)
+    answer = client.get("/tour")
+    assert answer.status_code == 200
+    assert "too few examples for a puzzle" in answer.text
