@@ -8,14 +8,17 @@ A verb's stage is imported inside its command, so that `show`, `verify` and `ser
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.live import Live
+from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +31,8 @@ from panscope.sites import Site
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
+
+T = TypeVar("T")
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -60,6 +65,7 @@ def main() -> None:
     panscope train recipe.toml           train the suite that a recipe describes
     panscope explain recipe.toml         say what its features mean
     panscope serve runs/demo             open the pages of a run
+    panscope steer runs/demo "Once"      write a text with features changed, beside the normal one
     panscope show runs/demo/suite        print what an artefact is and what it was made from
     """
 
@@ -425,6 +431,92 @@ def serve(
     with Bars(OUT) as bars:
         n_pages = _import_web().freeze_run(run, freeze, features, bars)
     OUT.print(f"{n_pages:,} pages in {freeze}: open {freeze}/index.html", soft_wrap=True)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.argument("prompt")
+@click.option("--feature", "features", multiple=True, help="SAE:INDEX*4, SAE:INDEX+2, SAE:INDEX=0.")
+@click.option("--edits", "file", type=click.Path(path_type=Path), help="A TOML file of [[edits]].")
+@click.option("--tokens", type=click.IntRange(min=1), default=48, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each token.")
+def steer(
+    run: Path,
+    prompt: str,
+    features: tuple[str, ...],
+    file: Path | None,
+    tokens: int,
+    temperature: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write a text twice, as the model is and with features changed, by the same seed.
+
+    A feature is named as its page is: *4 adds four times its maximum, +2 adds in the model's units,
+    =0 ablates. A temperature of 0 takes the likeliest token.
+
+    \b
+    panscope steer runs/demo "The old woman" --feature resid_post.2/w2048_l0_20_s0:123*4
+    panscope steer runs/demo "Once" --edits edits.toml --temperature 0 --json
+    """
+    from panscope import edits, splice
+    from panscope.model.generate import Sampling
+    from panscope.splice import shown
+
+    asked = (*map(edits.parse, features), *(edits.read(file) if file else ()))
+    at_work = splice.opened(run)
+    sampling = Sampling(temperature, seed) if temperature else None
+    model = at_work.model
+    ready, ids = at_work.steering(asked), model.encode(prompt)
+    writing = splice.beside(ready, ids, tokens, sampling, ends=model.special_ids)
+    if as_json:
+        for one in writing:
+            click.echo(json.dumps(asdict(one)))
+        return
+    written = list(_drawn(writing, lambda so_far: shown.texts(model, so_far)))
+    OUT.print(shown.strengths(asked, written))
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.argument("overrides", nargs=-1)
+@click.option("--a", "file_a", type=click.Path(path_type=Path), required=True, help="Prompts.")
+@click.option("--b", "file_b", type=click.Path(path_type=Path), required=True, help="Others.")
+@click.option("--output", type=FOLDER, help="Of the result.  [default: RUN/contrast/A-B]")
+def contrast(
+    run: Path, overrides: tuple[str, ...], file_a: Path, file_b: Path, output: Path | None
+) -> None:
+    """Find the features that tell two sets of prompts apart, and what ablating them changes.
+
+    A and B are text files with a prompt a line, or JSON lists. OVERRIDES are key=value.
+
+    \b
+    panscope contrast runs/demo --a french.txt --b english.txt
+    panscope contrast runs/demo --a true.txt --b false.txt pool=last answers='[" True", " False"]'
+    """
+    from panscope import splice
+    from panscope.config import override
+    from panscope.stages import contrast
+
+    config = contrast.Config.parse(override({}, overrides), "contrast")
+    a, b = contrast.read_prompts(file_a), contrast.read_prompts(file_b)
+    out = output or run / "contrast" / f"{file_a.stem}-{file_b.stem}"
+    at_work = splice.opened(run)
+    with Bars(OUT) as bars:
+        contrast.run(config, at_work.model, at_work.suite, a, b, out, bars)
+    OUT.print(Markdown((out / "report.md").read_text(encoding="utf-8")))
+
+
+def _drawn(writing: Iterable[T], draw: Callable[[list[T]], Table]) -> Iterator[T]:
+    """Pass on what is written, and draw it anew each time on a terminal, at its end elsewhere."""
+    so_far: list[T] = []
+    with Live(console=OUT, auto_refresh=False) as display:
+        for one in writing:
+            so_far.append(one)
+            display.update(draw(so_far), refresh=OUT.is_terminal)
+            yield one
 
 
 @main.command()

@@ -45,7 +45,7 @@ def digest_of(tree: object) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a recipe file into a tree."""
     if not path.is_file():
-        raise NotFound(str(path), "no such recipe", "give the path of a TOML file")
+        raise NotFound(str(path), "no such file", "give the path of a TOML file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -85,15 +85,17 @@ def _config_error(
 ) -> ConfigError:
     """Turn pydantic's first complaint into one sentence with a way out."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    parts = map(str, first["loc"])
+    key = ".".join(part for part in parts if "[" not in part)  # without the branches of unions
     if first["type"] == "extra_forbidden":
         known = _fields_at(cls, first["loc"][:-1])
         return ConfigError(where, f"unknown key {key}", nearest(str(first["loc"][-1]), known))
     if first["type"] == "missing":
         return ConfigError(where, f"{key} is missing", "add it to the recipe")
-    value = first["input"] if not isinstance(first["input"], dict) else "a section"
-    hint = first["msg"][0].lower() + first["msg"][1:]
-    return ConfigError(where, f"{key} is {value!r}", hint.removeprefix("value error, "))
+    hint = (first["msg"][0].lower() + first["msg"][1:]).removeprefix("value error, ")
+    if isinstance(first["input"], dict):  # its keys are right, but not with one another
+        return ConfigError(where, f"{key} cannot be used".lstrip(), hint)
+    return ConfigError(where, f"{key} is {first['input']!r}", hint)
 
 
 def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -90,7 +90,7 @@ def test_every_command_has_its_help_and_its_place_in_the_readme():
 
 
 NOUNS = ["model", "store", "suite", "atlas"]
-VERBS = ["harvest", "train", "evaluate", "describe", "explain", "exchange"]
+VERBS = ["harvest", "train", "evaluate", "describe", "explain", "contrast", "exchange"]
 
 
 @pytest.mark.parametrize("name", NOUNS + VERBS)

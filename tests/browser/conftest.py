@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from tests.web.fixture_contrast import build_contrast
 from tests.web.fixture_run import FakeLive, build, build_notes
 
 from panscope.web.app import create_app
@@ -21,9 +22,9 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-TOKEN = "a-token-of-the-tests"
 SITES = [f"{kind}.{layer}" for layer in range(4) for kind in ("attn_z", "mlp_out", "resid_post")]
 L0S = (15, 30, 60)
+TOKEN = "a-token-of-the-tests"
 SAES = [f"{site}/w64_l0_{l0}_s0" for site in SITES for l0 in L0S]
 
 
@@ -32,8 +33,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server over a fixture run of 12 sites, in a thread."""
     run = build(tmp_path_factory.mktemp("runs") / "fixture", SITES, L0S)
     build_notes(run, SAES)
-    app = create_app(run, FakeLive(SAES), TOKEN)
-    config = uvicorn.Config(app, port=0, log_level="error")
+    build_contrast(run, "french-english", SAES[::3])
+    config = uvicorn.Config(create_app(run, FakeLive(SAES), TOKEN), port=0, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -142,6 +142,34 @@ def test_show_and_verify(panscope: Command, finished: Path):
     assert "every byte as it was written" in verified.output
 
 
+def test_a_text_is_steered_beside_the_normal_one(panscope: Command, finished: Path, tmp_path: Path):
+    sae = next(iter(files.read_manifest(finished / "suite").facts["saes"]))["sae"]
+    written = ("steer", finished, "The old lamp", "--tokens", 4, "--temperature", 0)
+    lines = panscope(*written, "--feature", f"{sae}:3+50", "--json").output.splitlines()
+    tokens = [json.loads(line) for line in lines]
+    assert len(tokens) == 4 and tokens[0]["kl_nats"] > 0
+    file = tmp_path / "edits.toml"
+    file.write_text(f"[[edits]]\nsae = '{sae}'\nindex = 3\nvalue = 50.0\n", encoding="utf-8")
+    assert panscope(*written, "--edits", file, "--json").output.splitlines() == lines
+    table = panscope(*written, "--edits", file).output
+    assert "steered: KL" in table and f"add {sae}/3 50" in table
+    wrong = panscope(*written, "--feature", f"{sae[1:]}:3+50")
+    assert wrong.exit_code == 3 and f"did you mean {sae}" in wrong.stderr
+
+
+def test_two_sets_of_prompts_are_contrasted(panscope: Command, finished: Path, tmp_path: Path):
+    for name, words in (("night", "The lamp stood by river {}"), ("jour", "Le chat {} dort")):
+        lines = "".join(words.format(n) + "\n" for n in range(8))
+        (tmp_path / f"{name}.txt").write_text(lines, encoding="utf-8")
+    sets = ("--a", tmp_path / "night.txt", "--b", tmp_path / "jour.txt")
+    result = panscope("contrast", finished, "ks=[1]", *sets)
+    assert result.exit_code == 0, result.output
+    assert "8 prompts of set a, 8 of b" in " ".join(result.output.split())
+    assert files.verify(finished / "contrast" / "night-jour") == []
+    wrong = panscope("contrast", finished, "pol=last", *sets)
+    assert wrong.exit_code == 2 and "did you mean pool" in wrong.stderr
+
+
 def test_verify_names_a_corrupt_file(
     panscope: Command, tiny_demo: tuple[object, ...], finished: Path, tmp_path: Path
 ):
@@ -406,7 +434,7 @@ def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, c
 
 
 MAKE = ["demo", "plan", "harvest", "train", "evaluate", "describe", "explain"]
-READ = ["search", "serve", "show", "verify"]
+READ = ["search", "serve", "steer", "contrast", "show", "verify"]
 
 
 @pytest.mark.parametrize("command", MAKE + READ)

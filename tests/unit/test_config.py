@@ -69,7 +69,7 @@ def test_a_malformed_override_is_refused(bad: str):
 
 
 def test_a_recipe_that_is_missing_or_no_toml_is_named(tmp_path: Path):
-    with pytest.raises(NotFound, match=r"no\.toml: no such recipe"):
+    with pytest.raises(NotFound, match=r"no\.toml: no such file"):
         read_toml(tmp_path / "no.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"bad\.toml: is not TOML"):

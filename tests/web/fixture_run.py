@@ -13,9 +13,18 @@ from panscope.atlas.features import write_contexts, write_features, write_pieces
 from panscope.atlas.labels import Label, Score
 from panscope.atlas.notes import Notes
 from panscope.atlas.records import Band, Context, Elsewhere, Example, Feature, SaeRecord
+from panscope.edits import Edit
 from panscope.errors import ConfigError
 from panscope.files import seal
-from panscope.web.readings import Activations, Microscope, Near, SaeReading, Seen
+from panscope.web.readings import (
+    Activations,
+    Microscope,
+    Near,
+    SaeReading,
+    Seen,
+    TokensBeside,
+    WrittenToken,
+)
 
 HOSTILE = "<script>alert(1)</script>"
 TEXTS = {
@@ -310,6 +319,11 @@ def _metrics(site: str, target: int) -> dict[str, object]:
     }
 
 
+def _written(token: int) -> WrittenToken:
+    likeliest = tuple((PIECES[(token + n) % len(PIECES)], 0.5 / 2**n) for n in range(5))
+    return WrittenToken(token, PIECES[token], 0.5, likeliest)
+
+
 class FakeLive:
     """Answers as `panscope.web.live.Live` does, without a model."""
 
@@ -353,6 +367,16 @@ class FakeLive:
             cosines = (table @ direction / lengths).tolist()
             near += [Near(name, index, cosine) for index, cosine in enumerate(cosines)]
         return sorted(near, key=lambda n: -n.cosine)
+
+    def beside(
+        self, prompt: str, edits: Sequence[Edit], n_tokens: int, temperature: float, seed: int
+    ) -> Iterator[TokensBeside]:
+        """The same sentence twice; with edits its second half is told backwards."""
+        words = [i for i in self._read("The dog slept under the table in January.")[0] if i]
+        told = [*words[: len(words) // 2], *reversed(words[len(words) // 2 :])] if edits else words
+        for normal, steered in itertools.islice(zip(words * 9, told * 9, strict=True), n_tokens):
+            pair = (_written(normal), _written(steered))
+            yield TokensBeside(*pair, float(normal != steered), (0.25,) * len(edits))
 
     def _reading(self, name: str, tokens: np.ndarray, k: int) -> SaeReading:
         values = self.worlds[name].activations(tokens)[:, 1:]

@@ -12,9 +12,11 @@ from tests.web.fixture_run import CONTEXT
 
 from panscope.atlas.features import Atlas, write_pieces
 from panscope.atlas.queries import Catalogue
+from panscope.edits import Edit
 from panscope.errors import ConfigError, NotFound, Unsupported
 from panscope.files import seal
 from panscope.model import load, tap
+from panscope.model.generate import generate
 from panscope.sae.sae import Sae
 from panscope.sae.suite import write_sae
 from panscope.sites import Site
@@ -194,3 +196,22 @@ def test_two_texts_differ_along_their_mean_difference(model: load.Model, live: L
     for wrong, said in refused.items():
         with pytest.raises((ConfigError, NotFound), match=said):
             live.nearest_to_difference(*texts, wrong, SAES, 5)
+
+
+def test_texts_beside_each_other_are_told_in_pieces(model: load.Model, live: Live):
+    edit = Edit(action="set", sae=SAES[2], index=3, value=40.0)
+    told = list(live.beside("The dog slept", [edit], 6, 0.0, 0))
+    made = generate(model, [model.encode("The dog slept")], 6).ids[0][-6:]
+    assert [both.normal.id for both in told if both.normal] == made
+    assert [both.normal.piece for both in told if both.normal] == [model.pieces()[i] for i in made]
+    assert told[0].kl_nats and told[0].shares[0] > 0
+    assert told[0].steered and told[0].steered.likeliest[0][0] == told[0].steered.piece
+
+
+def test_a_multiple_is_of_the_atlas_maximum(live: Live):
+    feature = next(f for f in range(64) if live._catalogue.columns(SAES[2]).max[f] > 0)
+    largest = float(live._catalogue.columns(SAES[2]).max[feature])
+    times = Edit(sae=SAES[2], index=feature, value=2.0, unit="max")
+    raw = Edit(sae=SAES[2], index=feature, value=2 * largest)
+    one, other = (list(live.beside("The dog", [edit], 3, 0.7, 1)) for edit in (times, raw))
+    assert one == other

@@ -7,10 +7,11 @@ names positions by `At`) gives the same text, and the values read are those of t
 There is no beam search: its rows change places between passes, and a row would no longer be a text.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,6 +28,17 @@ from panscope.model.ragged import Padded, Rows, padded
 from panscope.sites import Site
 
 Choice = Callable[[Float[Tensor, "batch vocab"]], Int[Tensor, "batch 1"]]
+
+
+Pass = Callable[[Padded, Mapping[str, Any]], Float[Tensor, "batch _ vocab"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Of each row the token just written, and the logits by which it was chosen."""
+
+    ids: Int[Tensor, "batch 1"]
+    logits: Float[Tensor, "batch vocab"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +78,47 @@ def generate(
     Unsupported for a site that has no vector for each token.
     """
     read, edits = frozenset(read), dict(edits or {})
-    step = prompt = padded(model, prompts, "left")
-    _refuse_lengths(model, [len(row) for row in prompts], n_tokens, edits)
-    choose = _choice(sampling)
-    given: dict[str, Any] = {
-        "use_cache": True,
-        _cache_is_called(model): DynamicCache(config=model.lm.config.get_text_config()),
-        "logits_to_keep": 0 if any(tap.needs_head(model, s) for s in {*read, *edits}) else 1,
-    }
+    prompt = padded(model, prompts, "left")
+    lengths = [len(row) for row in prompts]
+    refuse_lengths(model, lengths, n_tokens)
+    refuse_outside(edits, [length + n_tokens - 1 for length in lengths])
+    is_whole = any(tap.needs_head(model, site) for site in {*read, *edits})
     passes: list[tap.Run] = []
-    written, mask = prompt.ids[:, :0], prompt.mask
-    while written.shape[1] < n_tokens and not _all_ended(written, ends):
-        inputs = given | _placed_in_row(step, mask, model.device)
-        here = placed(edits, step.positions)
+
+    def forward(step: Padded, inputs: Mapping[str, Any]) -> Tensor:
+        here, inputs = placed(edits, step.positions), {**inputs, "logits_to_keep": 1 - is_whole}
         ran = tap.run(model, step.ids, read, here, with_logits=True, inputs=inputs)
         assert ran.logits is not None
         for value in ran.values.values():
             refuse_without_tokens(value, step.ids)
         passes.append(ran)
-        step = Padded(choose(ran.logits[:, -1]), step.positions[:, -1:] + 1)
-        written, mask = torch.cat([written, step.ids], 1), torch.cat([mask, step.mask], 1)
+        return ran.logits
+
+    written = prompt.ids[:, :0]
+    for step in islice(steps(model, prompt, forward, choice(sampling)), n_tokens):
+        written = torch.cat([written, step.ids], 1)
+        if _all_ended(written, ends):
+            break
     new = written.tolist()
     ids = tuple([*row, *_cut(added, ends)] for row, added in zip(prompts, new, strict=True))
     return Generated(ids, {site: _values(site, passes, prompt, ids) for site in read})
+
+
+def steps(model: Model, prompt: Padded, forward: Pass, choose: Choice) -> Iterator[Step]:
+    """Write token after token behind the prompts, each when it is asked for, without end.
+
+    `forward` runs the tokens of a step with the inputs that it is given beside the ids, among them
+    the KV cache, and returns the logits of the last token or of all.
+    """
+    step, mask = prompt, prompt.mask
+    cache = {_cache_is_called(model): DynamicCache(config=model.lm.config.get_text_config())}
+    while True:
+        inputs = {"use_cache": True, **cache, **_placed_in_row(step, mask, model.device)}
+        logits = forward(step, inputs)[:, -1]
+        chosen = choose(logits)
+        yield Step(chosen, logits)
+        step = Padded(chosen, step.positions[:, -1:] + 1)
+        mask = torch.cat([mask, step.mask], 1)
 
 
 def _cache_is_called(model: Model) -> str:
@@ -102,7 +132,7 @@ def _placed_in_row(step: Padded, mask: TokenMask, device: torch.device) -> dict[
     return given if mask.all() else given | {"attention_mask": mask.long().to(device)}
 
 
-def _choice(sampling: Sampling | None) -> Choice:
+def choice(sampling: Sampling | None) -> Choice:
     """Return how the next tokens are chosen."""
     if sampling is None:
         return _likeliest
@@ -146,14 +176,11 @@ def _values(
     )
 
 
-def _refuse_lengths(
-    model: Model, lengths: Sequence[int], n_tokens: int, edits: Mapping[Site, tap.Edit]
-) -> None:
-    """Raise ConfigError for texts longer than the model can place, and edits outside them."""
+def refuse_lengths(model: Model, lengths: Sequence[int], n_tokens: int) -> None:
+    """Raise ConfigError for texts longer than the model can place."""
     if n_tokens < 1:
         raise ConfigError("n_tokens", f"is {n_tokens}", "write one token or more")
     limit = model.lm.config.get_text_config().max_position_embeddings
     if max(lengths) + n_tokens > limit:
         found = f"{max(lengths)} tokens and {n_tokens} more are over the {limit} of {model.name}"
         raise ConfigError("generate", found, "shorten the prompts, or write fewer")
-    refuse_outside(edits, [length + n_tokens - 1 for length in lengths])

@@ -19,6 +19,7 @@ from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Emit
 from panscope.web import (
     api,
+    contrasts,
     failures,
     freeze,
     labels,
@@ -26,6 +27,7 @@ from panscope.web import (
     pages,
     runs,
     search,
+    steer,
     tour,
     watch,
     writing,
@@ -50,8 +52,10 @@ def create_app(
     app = _bare(hosts)
     app.state.run = RunFolder(run, live)
     app.state.token = token
-    for part in (writing, watch, tour, labels, search, api, neuronpedia, pages):
+    for part in (writing, watch, tour, labels, search, steer, contrasts, api, neuronpedia, pages):
         app.include_router(part.router)
+    for part in (steer, contrasts):
+        app.include_router(part.page_router)
     return app
 
 

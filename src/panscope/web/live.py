@@ -4,7 +4,7 @@ The model and each Sae are loaded on first use and kept. One lock lets one text 
 hooks sit on the shared module, so two passes at once would read each other's activations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -12,16 +12,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from panscope.atlas.features import Atlas
+from panscope import splice
 from panscope.atlas.queries import Catalogue
 from panscope.atlas.short import Columns
-from panscope.errors import ConfigError, Unsupported
-from panscope.model import load, tap
+from panscope.edits import Edit, in_raw_units
+from panscope.errors import ConfigError
+from panscope.model import tap
+from panscope.model.generate import Sampling
 from panscope.sae.sae import Sae
-from panscope.sae.suite import Suite
 from panscope.sites import VECTOR_KINDS, Site
 from panscope.stages.describe.directions import space
-from panscope.web.readings import Activations, Microscope, Near, SaeReading, Seen
+from panscope.web.readings import (
+    Activations,
+    Microscope,
+    Near,
+    SaeReading,
+    Seen,
+    TokensBeside,
+    WrittenToken,
+)
 
 N_LABEL_TOKENS = 4
 Sites = tuple[Site, ...]
@@ -34,10 +43,8 @@ class Live:
 
     def __init__(self, suite: Path, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._suite = Suite.open(suite)
-        self._model = load.load(_model_config(catalogue))
-        made_from = {"model": self._model.digest, "suite": self._suite.manifest.digest}
-        _check_same(catalogue.atlas, made_from)
+        opened = splice.joined(catalogue.atlas, suite)
+        self._model, self._suite = opened.model, opened.suite
         self._saes: dict[str, Sae] = {}
         self._lock = Lock()
 
@@ -109,6 +116,36 @@ class Live:
             found += [Near(name, index, cosine) for index, cosine in pairs]
         return sorted(found, key=lambda near: -near.cosine)[:limit]
 
+    def beside(
+        self, prompt: str, edits: Sequence[Edit], n_tokens: int, temperature: float, seed: int
+    ) -> Iterator[TokensBeside]:
+        """Up to `n_tokens` tokens behind a prompt, without and with edits."""
+        raw = in_raw_units(edits, lambda sae, i: float(self._catalogue.columns(sae).max[i]))
+        saes = {edit.sae: self._sae(edit.sae) for edit in raw if edit.sae is not None}
+        ids = self._model.encode(prompt)
+        sampling = Sampling(temperature, seed) if temperature else None
+        with self._lock:
+            ready = splice.steering(self._model, saes, raw)
+        written = splice.beside(ready, ids, n_tokens, sampling, ends=self._model.special_ids)
+        return self._told(written)
+
+    def _told(self, written: Iterator[splice.Beside]) -> Iterator[TokensBeside]:
+        """Say in pieces what is written, one pair of tokens at a time."""
+        while True:
+            with self._lock:
+                both = next(written, None)
+            if both is None:
+                return
+            normal, steered = self._written(both.normal), self._written(both.steered)
+            yield TokensBeside(normal, steered, both.kl_nats, both.shares)
+
+    def _written(self, token: splice.Written | None) -> WrittenToken | None:
+        pieces = self._catalogue.atlas.pieces
+        if token is None:
+            return None
+        likeliest = tuple((pieces[guess.token], guess.probability) for guess in token.likeliest)
+        return WrittenToken(token.token, pieces[token.token], token.probability, likeliest)
+
     def _encode(self, text: str) -> tuple[list[int], str]:
         if not text.strip():
             raise ConfigError("text", "is empty", "write a word or more")
@@ -169,19 +206,3 @@ def _encoded(sae: Sae, read: dict[Site, Float[Tensor, "1 position d_site"]]) -> 
     """Encode what a Sae reads at every token but the first, the BOS: no Sae was trained on it."""
     x = torch.cat([read[site][0, 1:] for site in sae.reads], dim=-1)
     return sae.encode(x.float().cpu())
-
-
-def _check_same(atlas: Atlas, now: dict[str, str]) -> None:
-    """Refuse to set live values of one model or suite beside the statistics of another."""
-    for name, digest in now.items():
-        if atlas.manifest.inputs.get(name, digest) != digest:
-            found = f"was made from another {name} than the one there now"
-            raise Unsupported(str(atlas.folder), found, "run describe again")
-
-
-def _model_config(catalogue: Catalogue) -> load.Config:
-    facts = catalogue.atlas.manifest.facts
-    if "model" not in facts:
-        do = "run describe again with this panscope"
-        raise Unsupported(str(catalogue.atlas.folder), "does not say which model it is of", do)
-    return load.Config.parse(facts["model"], f"{catalogue.atlas.folder} model")

@@ -3,9 +3,11 @@
 Token lists leave the BOS out, so the token at place 0 of a list stood at position 1 of the row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+from panscope.edits import Edit
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,33 @@ class Near:
     cosine: float
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenToken:
+    """A token that the model wrote, how likely it was, and the likeliest in its place."""
+
+    id: int
+    piece: str
+    probability: float
+    likeliest: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokensBeside:
+    """The next token of the normal and of the steered text, None behind an end.
+
+    `kl_nats` is the divergence of the steered prediction from the unsteered one of the same text;
+    `shares`, an edit each, of what it added from the length of the value there.
+    """
+
+    normal: WrittenToken | None
+    steered: WrittenToken | None
+    kl_nats: float | None
+    shares: tuple[float, ...]
+
+
 @runtime_checkable
 class ReadsText(Protocol):
-    """Runs the model on a text and reads Saes on it."""
+    """Runs the model on a text: reads Saes on it, or goes on with it."""
 
     def activations(self, text: str, sae: str, index: int) -> Activations:
         """One feature's value on every token."""
@@ -90,4 +116,10 @@ class ReadsText(Protocol):
         self, text: str, without: str, site: str, saes: Sequence[str], limit: int
     ) -> tuple[Near, ...]:
         """The features of `saes` that write nearest to how a site differs between two texts."""
+        ...
+
+    def beside(
+        self, prompt: str, edits: Sequence[Edit], n_tokens: int, temperature: float, seed: int
+    ) -> Iterator[TokensBeside]:
+        """Up to `n_tokens` tokens behind a prompt, without and with edits."""
         ...

@@ -1,4 +1,4 @@
-"""A Model with Saes in it: forward passes in which the values at some sites are replaced.
+"""Forward passes in which the values at some sites are replaced by what a Sae made of them.
 
 1. `clean` runs the model as it is, once for everything that will be put into it.
 2. `rebuilt` makes of what a Sae reads what it would write.
