@@ -70,7 +70,7 @@ def test_only_an_embedded_feature_may_stand_in_another_page(client: TestClient) 
     whole = client.get(f"/sae/{SAE}/0", params={"embedplots": "false"})
     assert "frame-ancestors 'none'" in whole.headers["content-security-policy"]
     assert all(mark in whole.text for mark in parts.values())
-    for part, mark in parts.items():
+    for part in parts:
         asked = {"embed": "true", f"embed{part}": "false"}
         answer = client.get(f"/sae/{SAE}/0", params=asked)
         assert "frame-ancestors *" in answer.headers["content-security-policy"]
