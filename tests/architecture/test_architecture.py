@@ -22,7 +22,7 @@ DOORS = {
     "sqlite3": ("atlas/",),
     "fastapi": ("web/",),
     "uvicorn": ("web/",),
-    "click": ("cli.py",),
+    "click": ("cli/",),
     "triton": ("kernels/gpu",),
     "ray": ("cluster.py",),
     "fsspec": ("place.py",),

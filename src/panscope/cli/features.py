@@ -1,0 +1,103 @@
+"""The commands that use a run's features on text: steer, contrast."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+import click
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.table import Table
+
+from panscope.cli.terminal import FOLDER, OUT
+from panscope.events import Bars
+
+T = TypeVar("T")
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.argument("prompt")
+@click.option("--feature", "features", multiple=True, help="SAE:INDEX*4, SAE:INDEX+2, SAE:INDEX=0.")
+@click.option("--edits", "file", type=click.Path(path_type=Path), help="A TOML file of [[edits]].")
+@click.option("--tokens", type=click.IntRange(min=1), default=48, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each token.")
+def steer(
+    run: Path,
+    prompt: str,
+    features: tuple[str, ...],
+    file: Path | None,
+    tokens: int,
+    temperature: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write a text twice, as the model is and with features changed, by the same seed.
+
+    A feature is named as its page is: *4 adds four times its maximum, +2 adds in the model's units,
+    =0 ablates. A temperature of 0 takes the likeliest token.
+
+    \b
+    panscope steer runs/demo "The old woman" --feature resid_post.2/w2048_l0_20_s0:123*4
+    panscope steer runs/demo "Once" --edits edits.toml --temperature 0 --json
+    """
+    from panscope import edits, splice
+    from panscope.model.generate import Sampling
+    from panscope.splice import shown
+
+    asked = (*map(edits.parse, features), *(edits.read(file) if file else ()))
+    at_work = splice.opened(run)
+    sampling = Sampling(temperature, seed) if temperature else None
+    model = at_work.model
+    ready, ids = at_work.steering(asked), model.encode(prompt)
+    writing = splice.beside(ready, ids, tokens, sampling, ends=model.special_ids)
+    if as_json:
+        for one in writing:
+            click.echo(json.dumps(asdict(one)))
+        return
+    written = list(_drawn(writing, lambda so_far: shown.texts(model, so_far)))
+    OUT.print(shown.strengths(asked, written))
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.argument("overrides", nargs=-1)
+@click.option("--a", "file_a", type=click.Path(path_type=Path), required=True, help="Prompts.")
+@click.option("--b", "file_b", type=click.Path(path_type=Path), required=True, help="Others.")
+@click.option("--output", type=FOLDER, help="Of the result.  [default: RUN/contrast/A-B]")
+def contrast(
+    run: Path, overrides: tuple[str, ...], file_a: Path, file_b: Path, output: Path | None
+) -> None:
+    """Find the features that tell two sets of prompts apart, and what ablating them changes.
+
+    A and B are text files with a prompt a line, or JSON lists. OVERRIDES are key=value.
+
+    \b
+    panscope contrast runs/demo --a french.txt --b english.txt
+    panscope contrast runs/demo --a true.txt --b false.txt pool=last answers='[" True", " False"]'
+    """
+    from panscope import splice
+    from panscope.config import override
+    from panscope.stages import contrast
+
+    config = contrast.Config.parse(override({}, overrides), "contrast")
+    a, b = contrast.read_prompts(file_a), contrast.read_prompts(file_b)
+    out = output or run / "contrast" / f"{file_a.stem}-{file_b.stem}"
+    at_work = splice.opened(run)
+    with Bars(OUT) as bars:
+        contrast.run(config, at_work.model, at_work.suite, a, b, out, bars)
+    OUT.print(Markdown((out / "report.md").read_text(encoding="utf-8")))
+
+
+def _drawn(writing: Iterable[T], draw: Callable[[list[T]], Table]) -> Iterator[T]:
+    """Pass on what is written, and draw it anew each time on a terminal, at its end elsewhere."""
+    so_far: list[T] = []
+    with Live(console=OUT, auto_refresh=False) as display:
+        for one in writing:
+            so_far.append(one)
+            display.update(draw(so_far), refresh=OUT.is_terminal)
+            yield one

@@ -1,0 +1,62 @@
+"""What all commands share: the terminal, panscope's errors in one line, and who runs a recipe."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from panscope.allocator import keep_freed_memory
+from panscope.errors import PanscopeError
+from panscope.events import Bars
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class Verbs(click.Group):
+    """A group that turns panscope's errors into one line and their exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except PanscopeError as error:
+            ERR.print("error:", style="bold red", end=" ")
+            ERR.print(str(error), markup=False, soft_wrap=True)
+            sys.exit(error.exit_code)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the commands in the order in which they are used."""
+        return list(self.commands)
+
+
+@contextmanager
+def crew_of(
+    recipe: str,
+    overrides: tuple[str, ...],
+    output: Path,
+    on_ray: bool = False,
+    workers: int | None = None,
+    ray_address: str | None = None,
+) -> Iterator[Any]:
+    """Read a recipe and yield those who run it, with bars on the terminal and events in the run."""
+    from panscope import cluster, jobs
+    from panscope.launch import read_recipe, record
+
+    keep_freed_memory()
+    read = read_recipe(recipe, overrides)
+    with Bars(OUT) as bars:
+        at_work = (
+            cluster.on_ray(read, output, bars, workers, ray_address)
+            if on_ray
+            else jobs.here(read, output, bars)
+        )
+        with at_work as crew:
+            yield crew
+            if crew.leads:
+                record(read, output)
