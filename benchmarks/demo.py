@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tables import machine, write_table
 
-from panscope.launch import read_recipe
+from panscope.recipe import read_recipe
 
 
 class Cost(NamedTuple):

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from panscope.events import silent
-from panscope.launch import Launch, read_recipe
+from panscope.launch import Launch
 from panscope.model import text
+from panscope.recipe import read_recipe
 from panscope.sites import Site
 from panscope.stages import exchange
 

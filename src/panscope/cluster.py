@@ -19,7 +19,8 @@ from panscope.allocator import keep_freed_memory
 from panscope.errors import ConfigError, Incomplete, Interrupted, NotFound, PanscopeError
 from panscope.events import Emit, fan_out
 from panscope.jobs import Job, Verb, do, phases
-from panscope.launch import Launch, Recipe, sinks
+from panscope.launch import Launch, sinks
+from panscope.recipe import Recipe
 from panscope.relay import LOOK_SECONDS, Relay, to_relay
 
 LIVES = 4  # of a job: three workers may be lost

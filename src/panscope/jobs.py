@@ -21,7 +21,8 @@ from typing import Literal
 from panscope import dist
 from panscope.dist import WHOLE, Share
 from panscope.events import Emit, Warned, fan_out
-from panscope.launch import Launch, Recipe, sinks
+from panscope.launch import Launch, sinks
+from panscope.recipe import Recipe
 from panscope.relay import Relay, to_relay
 
 Verb = Literal["harvest", "train", "evaluate", "describe", "explain"]

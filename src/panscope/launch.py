@@ -10,87 +10,35 @@ run/
   answers/        what language models were asked and said
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-from torch import Tensor
-
-from panscope import config, dist, files
+from panscope import dist, files, source
 from panscope.atlas.features import Atlas
 from panscope.atlas.notes import Notes
-from panscope.config import digest_of, override, read_toml
 from panscope.dist import Share
-from panscope.errors import ConfigError, Corrupt, NotFound, nearest
 from panscope.events import Emit, Warned, to_jsonl
 from panscope.model import load, text
 from panscope.model.load import Config as ModelConfig
 from panscope.model.load import Model
-from panscope.model.text import Config as TextConfig
 from panscope.model.text import Rows
-from panscope.place import Place, Where
+from panscope.place import Place
+from panscope.recipe import Recipe
 from panscope.sae.suite import Suite
 from panscope.sinks import to_tensorboard, to_wandb
 from panscope.sites import Site
+from panscope.source import Source
 from panscope.stages import describe, evaluate, explain, harvest, train
-from panscope.stages.describe import Config as DescribeConfig
 from panscope.stages.describe import Work as Description
-from panscope.stages.evaluate import Config as EvaluateConfig
-from panscope.stages.explain import Config as ExplainConfig
 from panscope.stages.harvest import Config as HarvestConfig
 from panscope.stages.harvest import RowsFrom
-from panscope.stages.train import BatchesFrom, memory, sweep
-from panscope.stages.train import Config as TrainConfig
+from panscope.stages.train import memory, sweep
 from panscope.stages.train.objective import Saes
 from panscope.stages.train.sweep import Spec
-from panscope.store import shared
-from panscope.store.reader import Store
-from panscope.store.shared import Config as StoreConfig
-from panscope.store.shuffle import Batch
-
-
-class Metrics(config.Config):
-    """Where training's numbers go besides events.jsonl and the terminal."""
-
-    tensorboard: bool = False
-    """Into `tensorboard/` of the run folder."""
-    wandb: str | None = None
-    """The name of a project at Weights & Biases."""
-
-
-class Recipe(config.Config):
-    """A whole suite: the model, its text, and a section for each verb."""
-
-    model: ModelConfig = ModelConfig()
-    text: TextConfig = TextConfig()
-    harvest: HarvestConfig = HarvestConfig()
-    store: StoreConfig = StoreConfig()
-    train: TrainConfig
-    evaluate: EvaluateConfig = EvaluateConfig()
-    describe: DescribeConfig = DescribeConfig()
-    explain: ExplainConfig = ExplainConfig()
-    metrics: Metrics = Metrics()
-    source: Literal["live", "store"] = "live"
-    """Where training takes activations from: a live stream, or the store that harvest wrote."""
-
-
-def packaged_recipes() -> dict[str, Path]:
-    """List the recipes that come with the package, by name."""
-    folder = Path(__file__).parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def read_recipe(name: str, assignments: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe, by path or by a packaged name, with `section.key=value` overrides."""
-    packaged = packaged_recipes()
-    path = packaged.get(name, Path(name))
-    if not path.is_file():
-        raise NotFound(f"recipe {name}", "no such file or packaged recipe", nearest(name, packaged))
-    return Recipe.parse(override(read_toml(path), assignments), str(path))
 
 
 def sinks(recipe: Recipe, out: Path) -> list[Emit]:
@@ -107,13 +55,6 @@ def sinks(recipe: Recipe, out: Path) -> list[Emit]:
 def record(recipe: Recipe, out: Path) -> None:
     """Write a recipe into its run folder."""
     files.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
-
-
-class Begin(config.Config):
-    """Where training began in the order of a store's shards; `stream` names store and order."""
-
-    stream: str
-    visit: int
 
 
 class Launch:
@@ -215,13 +156,21 @@ class Launch:
     def _suite_ends(self) -> tuple[Path, Emit]:
         return self.out / "suite", self.emit
 
-    def _stream(self) -> tuple[BatchesFrom, dict[str, str]]:
-        """Return the stream that banks are trained on, and what it is made from."""
-        batches_from, inputs = self._from_store() if self.recipe.source == "store" else self._live()
-        begin_from = self.recipe.train.begin_from
-        if begin_from is None:
-            return batches_from, inputs
-        return batches_from, {**inputs, "begin_from": Suite.open(Path(begin_from)).manifest.digest}
+    def _stream(self) -> Source:
+        """Return the stream that banks are trained on, and what they are made from."""
+        found = self._from_store() if self.recipe.source == "store" else self._live()
+        if (begin_from := self.recipe.train.begin_from) is None:
+            return found
+        digest = Suite.open(Path(begin_from)).manifest.digest
+        return found._replace(inputs={**found.inputs, "begin_from": digest})
+
+    def _live(self) -> Source:
+        rows_from = self._rows_from("train")
+        return source.live(self.recipe, self.model, rows_from, self.sites, self.inputs)
+
+    def _from_store(self) -> Source:
+        note = self.out / "begin.json"
+        return source.stored(self.recipe, self.model, self.store, note, self.inputs)
 
     def evaluate(self) -> Suite:
         """Measure `suite/` on held-out text: metrics into its manifest, a table into report.md."""
@@ -276,7 +225,7 @@ class Launch:
     def _suite(self, stage: str) -> Suite:
         """Open the suite; refuse one of another model, warn of another text."""
         suite = Suite.open(self.out / "suite")
-        _refuse_another_model(suite.folder, suite.manifest, self.inputs)
+        source.refuse_another_model(suite.folder, suite.manifest, self.inputs)
         if suite.manifest.inputs.get("text", self.inputs["text"]) != self.inputs["text"]:
             text = "not the text or the split that the suite was trained on: documents may be known"
             self.emit(Warned(stage, text))
@@ -292,80 +241,6 @@ class Launch:
 
     def _n_batches(self, tokens: int, batch_rows: int) -> int:
         return -(-tokens // (batch_rows * self.recipe.text.context))
-
-    def _live(self) -> tuple[BatchesFrom, dict[str, str]]:
-        if self.recipe.store.model_copy(update={"folder": None}) != StoreConfig():
-            found = "says how a store is read, but training reads the live stream"
-            raise ConfigError("[store]", found, 'set source = "store"')
-        rows_from, size = self._rows_from("train"), self.recipe.train.batch_tokens
-
-        def batches_from(batch: int, sites: tuple[Site, ...]) -> Iterator[Mapping[Site, Tensor]]:
-            settings = self._harvest_of(sites)
-            stream = harvest.stream(settings, self.model, rows_from, size, batch)
-            return (batch.values for batch in stream)
-
-        # A live stream has no end, and its values at a site do not depend on the other sites.
-        shape = self._harvest_of(self.sites).model_dump(mode="json", exclude={"tokens"})
-        return batches_from, {**self.inputs, "stream": digest_of(shape)}
-
-    def _harvest_of(self, sites: tuple[Site, ...]) -> HarvestConfig:
-        return self.recipe.harvest.model_copy(update={"sites": tuple(map(str, sites))})
-
-    def _from_store(self) -> tuple[BatchesFrom, dict[str, str]]:
-        store = Store.open(self.store)
-        _refuse_another_model(store.folder, store.manifest, self.inputs)
-        seed = self.recipe.harvest.seed
-        begin = self._begin(store, seed)
-        passed = store.batches_before(begin, self.recipe.train.batch_tokens, seed)
-
-        def batches_from(batch: int, sites: tuple[Site, ...]) -> Iterator[Mapping[Site, Tensor]]:
-            stream = self._batches(store, sites, passed + batch)
-            return ({s: v.to(self.model.device) for s, v in b.values.items()} for b in stream)
-
-        return batches_from, {
-            **self.inputs,
-            "store": store.manifest.digest,
-            "stream": digest_of({"seed": seed}),
-            **({"begin": f"shard {begin} of the order"} if begin else {}),
-        }
-
-    def _batches(self, store: Store, sites: tuple[Site, ...], batch: int) -> Iterator[Batch]:
-        """Read a store from a batch on, by ourselves or through the window we have with others."""
-        size, seed = self.recipe.train.batch_tokens, self.recipe.harvest.seed
-        if window := round(self.recipe.store.shared_gb * 1e9):
-            return shared.batches(store, sites, size, seed, batch, window)
-        return store.batches(sites, size, seed, batch=batch)
-
-    def _begin(self, store: Store, seed: int) -> int:
-        """Return the visit at which training begins, which is noted when it joins others."""
-        if not self.recipe.store.join:
-            return self.recipe.store.begin
-        note, stream = self.out / "begin.json", digest_of([store.manifest.digest, seed])
-        if not note.is_file():
-            front = shared.front(store, seed)
-            visit = self.recipe.store.begin if front is None else front
-            files.write_json(note, Begin(stream=stream, visit=visit).model_dump())
-        begin = _noted(note)
-        if begin.stream != stream:
-            do = "choose another output or delete it"
-            raise ConfigError(str(note), "tells of another store or seed", do)
-        return begin.visit
-
-
-def _noted(path: Path) -> Begin:
-    try:
-        return Begin.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        do = "delete it and the suite to train from the start"
-        raise Corrupt(str(path), "does not say where training began", do) from error
-
-
-def _refuse_another_model(
-    folder: Where, manifest: files.Manifest, inputs: Mapping[str, str]
-) -> None:
-    if manifest.inputs.get("model", inputs["model"]) != inputs["model"]:
-        do = "name the model it was made from, or choose another output"
-        raise ConfigError(str(folder), "was made from another model", do)
 
 
 def anywhere(model: ModelConfig) -> ModelConfig:

@@ -18,7 +18,7 @@ from panscope import files
 from panscope.cluster import on_ray
 from panscope.errors import Incomplete
 from panscope.events import Advanced, Event, Finished, Measured, Started, Warned
-from panscope.launch import Recipe, read_recipe
+from panscope.recipe import Recipe, read_recipe
 from panscope.relay import FOLDER
 
 SIZES = (

@@ -7,11 +7,11 @@ import torch
 
 from panscope.errors import PanscopeError
 from panscope.events import Advanced, Event, Finished, Started, silent
-from panscope.launch import Recipe
 from panscope.model import load
 from panscope.plan import calibrate, plan
 from panscope.plan.cost import Prices
 from panscope.plan.work import Wanted
+from panscope.recipe import Recipe
 from panscope.stages.train import memory
 
 

@@ -10,7 +10,6 @@ import torch
 from rich.console import Console
 
 from panscope.errors import ConfigError
-from panscope.launch import Recipe, read_recipe
 from panscope.model.load import read_shape
 from panscope.model.shape import Shape
 from panscope.plan import Plan, cost, disk, plan
@@ -18,6 +17,7 @@ from panscope.plan.cost import TIB, Prices
 from panscope.plan.machines import ACCELERATORS, UTILISATION, Machine
 from panscope.plan.report import report, verdict
 from panscope.plan.work import Wanted, Work
+from panscope.recipe import Recipe, read_recipe
 from panscope.sites import Site
 from panscope.stages.train import memory
 

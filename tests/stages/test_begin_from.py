@@ -11,7 +11,8 @@ from panscope import files
 from panscope.dist import Group
 from panscope.errors import ConfigError, NotFound, PanscopeError
 from panscope.events import silent
-from panscope.launch import Launch, read_recipe
+from panscope.launch import Launch
+from panscope.recipe import read_recipe
 from panscope.sae.sae import Sae, fold, unfold
 from panscope.sae.suite import KIND, Suite, write_sae
 from panscope.sites import Site

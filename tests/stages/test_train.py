@@ -13,7 +13,7 @@ from panscope.errors import ConfigError
 from panscope.events import Event, Finished, silent
 from panscope.kernels import bodies, cpu, dense
 from panscope.kernels.pairs import BETA2, EPSILON
-from panscope.launch import read_recipe
+from panscope.recipe import read_recipe
 from panscope.sae.sae import WEIGHTS
 from panscope.sae.suite import Suite
 from panscope.sites import Site

@@ -16,7 +16,8 @@ from panscope.dist import WHOLE, Share
 from panscope.errors import ConfigError, Incomplete, Interrupted, NotFound, PanscopeError
 from panscope.events import silent
 from panscope.jobs import Job, Processes, phases
-from panscope.launch import Launch, read_recipe
+from panscope.launch import Launch
+from panscope.recipe import read_recipe
 
 
 def test_every_piece_is_in_one_share():

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from panscope.errors import NotFound
-from panscope.launch import anywhere, packaged_recipes, read_recipe
+from panscope.launch import anywhere
 from panscope.model.load import Config
+from panscope.recipe import packaged_recipes, read_recipe
 from panscope.stages.train import sweep
 
 

@@ -48,12 +48,12 @@ def plan(
     panscope plan gemma-2-9b --no-calibration --price 2.50
     panscope plan gemma_scope_1 model.name=google/gemma-2-2b train.memory_gb=60 --json
     """
-    from panscope.launch import read_recipe
     from panscope.model.load import read_shape
     from panscope.plan import calibrate, plan, report
     from panscope.plan.cost import Prices
     from panscope.plan.machines import ACCELERATORS
     from panscope.plan.work import Wanted
+    from panscope.recipe import read_recipe
 
     read = read_recipe(recipe, overrides)
     shape, prices = read_shape(read.model), Prices(price, disk_price)

@@ -46,7 +46,8 @@ def crew_of(
 ) -> Iterator[Any]:
     """Read a recipe and yield those who run it, with bars on the terminal and events in the run."""
     from panscope import cluster, jobs
-    from panscope.launch import read_recipe, record
+    from panscope.launch import record
+    from panscope.recipe import read_recipe
 
     keep_freed_memory()
     read = read_recipe(recipe, overrides)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from panscope.launch import Recipe
 from panscope.model.shape import Shape
+from panscope.recipe import Recipe
 from panscope.sites import Site
 from panscope.stages.train import sweep
 from panscope.stages.train.sweep import Spec
