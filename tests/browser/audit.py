@@ -51,7 +51,9 @@ NAMELESS = """() => [...document.querySelectorAll("a, button, input, select, tex
 
 
 # axe's findings that bar someone from a page, by the rules of WCAG 2.2 AA and good practice.
-SERIOUS = """async () => (await axe.run(document, { resultTypes: ["violations"] })).violations
+# Without `preload`, it would ask for style sheets again, which a page on the disk may not.
+SERIOUS = """async () => (
+    await axe.run(document, { resultTypes: ["violations"], preload: false })).violations
     .filter((found) => ["serious", "critical"].includes(found.impact))
     .map((found) => [found.id, found.help, ...found.nodes.slice(0, 3).map((node) => node.html)])"""
 

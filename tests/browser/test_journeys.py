@@ -49,7 +49,7 @@ def test_suite(tab: Tab) -> None:
     assert state(page)["y"] == "fvu"
     assert "FVU" in page.locator("#plot").inner_text()
     page.get_by_role("button", name="attn_z").click()
-    assert points.count() == 25
+    assert points.count() == 24
 
     page.get_by_role("columnheader", name="FVU").get_by_role("button").click()
     cells = page.locator("#saes tbody td:nth-child(5)").all()
@@ -394,7 +394,7 @@ def test_docs_keys_and_theme(tab: Tab) -> None:
     page = tab.page
     page.goto("/docs")
     page.locator(".route").first.wait_for()
-    assert page.locator(".route").count() == 27
+    assert page.locator(".route").count() == 30
     check(page)
     page.keyboard.press("/")
     page.keyboard.type("densities")

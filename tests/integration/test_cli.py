@@ -162,10 +162,11 @@ def test_two_sets_of_prompts_are_contrasted(panscope: Command, finished: Path, t
         lines = "".join(words.format(n) + "\n" for n in range(8))
         (tmp_path / f"{name}.txt").write_text(lines, encoding="utf-8")
     sets = ("--a", tmp_path / "night.txt", "--b", tmp_path / "jour.txt")
-    result = panscope("contrast", finished, "ks=[1]", *sets)
+    out = tmp_path / "told"
+    result = panscope("contrast", finished, "ks=[1]", *sets, "--output", out)
     assert result.exit_code == 0, result.output
     assert "8 prompts of set a, 8 of b" in " ".join(result.output.split())
-    assert files.verify(finished / "contrast" / "night-jour") == []
+    assert files.verify(out) == []
     wrong = panscope("contrast", finished, "pol=last", *sets)
     assert wrong.exit_code == 2 and "did you mean pool" in wrong.stderr
 

@@ -13,7 +13,7 @@ from panscope.web.app import create_app
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
-N_ROUTES = 18
+N_ROUTES = 30
 SOURCE = "1-resid_post-w64_l0_30_s0"
 KNOWN = {"sae": SAES[2], "modelId": "pocket", "source": SOURCE, "sourceSet": SOURCE[2:]}
 KNOWN |= {"saes": [SAES[0]], "selectedLayers": [], "layers": []}
@@ -59,10 +59,10 @@ def draw_and_send(run_folder: Path, n_each: int) -> list[int]:
 
 
 def test_no_request_is_answered_with_a_500(run_folder: Path) -> None:
-    statuses = draw_and_send(run_folder, 6)
+    statuses = draw_and_send(run_folder, 4)
     assert {200, 404, 422} <= set(statuses)
 
 
 @pytest.mark.slow
 def test_a_thousand_requests_without_a_500(run_folder: Path) -> None:
-    assert len(draw_and_send(run_folder, 80)) >= 1_000
+    assert len(draw_and_send(run_folder, 50)) >= 1_000

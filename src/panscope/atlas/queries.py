@@ -304,9 +304,10 @@ class Catalogue:
 
     def _keep(self, sae: str, columns: Columns, query: Query) -> NDArray[np.bool_]:
         keep = (columns.density >= query.low) & (columns.density <= query.high)
-        keep &= columns.max >= query.max_low
+        # As float64, since a bound may be larger than float32 can tell.
+        keep &= columns.max >= np.float64(query.max_low)
         if query.max_high is not None:
-            keep &= columns.max <= query.max_high
+            keep &= columns.max <= np.float64(query.max_high)
         if query.alive:
             keep &= columns.density > 0
         if query.text:
