@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from panscope.atlas.columns import (
     BandColumns,
     Best,
+    CompanionColumns,
+    ElsewhereColumns,
     ExampleColumns,
     FeatureColumns,
     write_columns,
@@ -25,6 +27,7 @@ from panscope.files import seal
 
 Numbers = NDArray[np.int64]
 N_TOKENS, CONTEXT, BINS, N_LISTED, N_NEAR = 100_000_000, 128, 64, 10, 10
+KINDS = [{"kind": "prose", "n_tokens": N_TOKENS // 2}, {"kind": "code", "n_tokens": N_TOKENS // 2}]
 N_BANDS, N_EXAMPLES, N_STRONGEST, VOCAB = 4, 24, 8, 4_096
 EDGES = np.geomspace(1e-2, 1e3, BINS + 1)
 
@@ -36,12 +39,19 @@ def make(run: Path, n_features: int, n_saes: int, n_contexts: int) -> list[str]:
     names = [f"resid_post.{layer}/w{width}_l0_50_s0" for layer in range(n_saes)]
     records = []
     for name in names:
-        columns = made_up(random, width, n_contexts)
+        others = [other for other in names if other != name]
+        columns = made_up(random, width, n_contexts, others)
         write_columns(run / "atlas", name, columns)
         records.append(record(name, width, int((columns.count > 0).sum())))
     write_contexts(run / "atlas", contexts(random, n_contexts))
     write_pieces(run / "atlas", [f" w{n}" for n in range(VOCAB)])
-    seal(run / "atlas", "atlas", {}, {}, {"saes": records, "model": {"name": "made-up"}})
+    seal(
+        run / "atlas",
+        "atlas",
+        {},
+        {},
+        {"saes": records, "model": {"name": "made-up"}, "kinds": KINDS},
+    )
     return names
 
 
@@ -67,21 +77,34 @@ def make_live(run: Path) -> list[str]:
         threshold = torch.full((width,), 2.0)
         sae = Sae(w_dec.T.clone(), zeros[0], w_dec, zeros[1], threshold, (site,), (site,))
         write_sae(run / "suite", name, sae)
-        write_columns(run / "atlas", name, made_up(random, width, 1_000))
+        others = [other for other in names if other != name]
+        write_columns(run / "atlas", name, made_up(random, width, 1_000, others))
         records.append(record(name, width, width))
     write_contexts(run / "atlas", contexts(random, 1_000))
     write_pieces(run / "atlas", model.pieces())
     seal(run / "suite", "suite", {}, {}, {"saes": [{"sae": n, "width": width} for n in names]})
-    seal(run / "atlas", "atlas", {}, {}, {"saes": records, "model": {"name": "pocket"}})
+    seal(
+        run / "atlas",
+        "atlas",
+        {},
+        {},
+        {"saes": records, "model": {"name": "pocket"}, "kinds": KINDS},
+    )
     return names
 
 
 def record(name: str, width: int, n_alive: int) -> dict[str, object]:
     facts = {"sae": name, "site": name.partition("/")[0], "width": width, "n_tokens": N_TOKENS}
-    return facts | {"n_alive": n_alive, "bin_edges": EDGES.tolist()}
+    return facts | {
+        "n_alive": n_alive,
+        "bin_edges": EDGES.tolist(),
+        "logit_bin_edges": EDGES.tolist(),
+    }
 
 
-def made_up(random: np.random.Generator, width: int, n_contexts: int) -> FeatureColumns:
+def made_up(
+    random: np.random.Generator, width: int, n_contexts: int, others: list[str]
+) -> FeatureColumns:
     density = 10 ** random.uniform(-6, -1, width) * (random.random(width) > 0.02)
     top = random.uniform(10, 500, width) * (density > 0)
     return FeatureColumns(
@@ -89,13 +112,32 @@ def made_up(random: np.random.Generator, width: int, n_contexts: int) -> Feature
         density=density,
         max=top,
         mean=top / 4,
+        std=top / 5,
         histogram=random.integers(0, 10_000, (width, BINS)),
+        kind_counts=random.integers(0, 10_000, (width, len(KINDS))),
         top=best(random, width, VOCAB, N_LISTED),
         bottom=best(random, width, VOCAB, N_LISTED),
+        logit_histogram=random.integers(0, 1_000, (width, BINS)),
         near=best(random, width, width, N_NEAR),
+        encoder_near=best(random, width, width, N_NEAR),
+        elsewhere=elsewhere(random, width, others),
+        companions=companions(random, width),
         bands=bands(top),
         examples=examples(random, top, n_contexts),
+        x=random.normal(0, 1, width),
+        y=random.normal(0, 1, width),
     )
+
+
+def elsewhere(random: np.random.Generator, width: int, others: list[str]) -> ElsewhereColumns:
+    of_sae = random.integers(0, len(others), (width, N_NEAR))
+    return ElsewhereColumns(others, of_sae, best(random, width, width, N_NEAR))
+
+
+def companions(random: np.random.Generator, width: int) -> CompanionColumns:
+    near = best(random, width, width, N_NEAR)
+    values = near.values.ravel()
+    return CompanionColumns(np.full(width, N_NEAR), near.ids.ravel(), values, values)
 
 
 def best(random: np.random.Generator, width: int, of: int, k: int) -> Best:
