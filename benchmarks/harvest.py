@@ -36,8 +36,9 @@ from panscope.model.text import Rows
 from panscope.stages import harvest
 
 CONTEXT, BATCH_ROWS = 128, 8
-PASSES = {"pocket": (96, 12), "random Gemma 2": (24, 3)}
-"""Forward passes of a round, and of its short form; three buckets each, two at the least."""
+PASSES = {"pocket": (96, 24), "random Gemma 2": (24, 8)}
+"""Forward passes of a round, and of its short form."""
+N_BUCKETS = 8  # the last is written when nothing is left to run beside it; a real store has more
 
 
 def pocket() -> Model:
@@ -81,7 +82,7 @@ def harvest_all(model: Model, passes: list[Rows], folder: Path) -> None:
         return iter(passes[row // BATCH_ROWS :])
 
     n_tokens = sum(int(passed.mask.sum()) for passed in passes)
-    bucket_tokens = max(1, len(passes) // 3) * BATCH_ROWS * CONTEXT
+    bucket_tokens = max(1, len(passes) // N_BUCKETS) * BATCH_ROWS * CONTEXT
     config = harvest.Config(tokens=n_tokens, bucket_tokens=bucket_tokens, batch_rows=BATCH_ROWS)
     harvest.run(config, model, rows_from, {}, folder, silent)
 
