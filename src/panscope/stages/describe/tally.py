@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from panscope.kernels.bodies import counting
-from panscope.kernels.firings import Codes
+from panscope.kernels.firings import Firings
 from panscope.stages.describe.tokens import Tokens
 from panscope.stats import LogHistogram, TopK
 
@@ -66,16 +66,14 @@ class Tally:
         """Each latent's strongest firing; zero if it never fired."""
         return self.strongest.scores[:, 0]
 
-    def add_(self, codes: Codes, tokens: Tokens) -> None:
+    def add_(self, firings: Firings, tokens: Tokens) -> None:
         """Take in what fired at the tokens of the text's next piece."""
         body = counting()
-        firings = body.by_latent(codes, 0, codes.width)
-        at = firings.tokens
         bins = body.bins_of(firings.values, torch.tensor(self.histogram.edges[1:-1]))
         any_class = torch.zeros_like(bins)
-        self.n_tokens += codes.n_tokens
+        self.n_tokens += len(tokens.origins)
         body.count_(self.histogram.counts, firings, bins)
-        body.count_(self.kind_counts, firings, tokens.kinds[at])
+        body.count_tokens_(self.kind_counts, firings, tokens.kinds)
         body.sum_(self.total, self.square, firings)
         for best, groups in ((self.strongest, tokens.documents), (self.by_row, tokens.rows)):
             body.offer_(best, firings, firings.values, tokens.origins, groups, any_class)
