@@ -34,8 +34,8 @@ from panscope.sites import Site
 from panscope.source import Source
 from panscope.stages import describe, evaluate, explain, harvest, train
 from panscope.stages.describe import Work as Description
-from panscope.stages.harvest import Config as HarvestConfig
 from panscope.stages.harvest import RowsFrom
+from panscope.stages.harvest import Work as Harvest
 from panscope.stages.train import memory, sweep
 from panscope.stages.train.objective import Saes
 from panscope.stages.train.sweep import Spec
@@ -100,19 +100,26 @@ class Launch:
 
     def harvest(self) -> files.Manifest:
         """Write activations into the store."""
-        return harvest.run(*self._harvest, self.store, self.emit)
+        return harvest.run(self._harvest)
 
     def write_shards(self, share: Share) -> None:
         """Write a share of the shards of the store."""
-        harvest.write(*self._harvest, self.store, self.emit, share)
+        harvest.write(self._harvest, share)
 
     def seal_store(self) -> files.Manifest:
         """Make the shards of all shares a store."""
-        return harvest.seal(*self._harvest, self.store, self.emit)
+        return harvest.seal(self._harvest)
 
     @property
-    def _harvest(self) -> tuple[HarvestConfig, Model, RowsFrom, dict[str, str]]:
-        return self.recipe.harvest, self.model, self._rows_from("train"), self.inputs
+    def _harvest(self) -> Harvest:
+        return Harvest(
+            config=self.recipe.harvest,
+            model=self.model,
+            rows_from=self._rows_from("train"),
+            inputs=self.inputs,
+            out=self.store,
+            emit=self.emit,
+        )
 
     def train(self) -> Suite:
         """Train `suite/` from the live stream, or from `store/` if the recipe says so."""
