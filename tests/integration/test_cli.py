@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
 from panscope import files
 from panscope.cli import main
-from panscope.model.load import pocket_file
+from panscope.model.folder import pocket_file
 from panscope.plan import calibrate
 from panscope.stages.train.loop import Pass
 from panscope.store.reader import Store

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from panscope.kernels import cpu, cpu_firings, firings
+from panscope.kernels import cpu_firings, firings, library
 from panscope.kernels.bodies import counting
 from panscope.kernels.firings import Codes
 from panscope.stats import LogHistogram, TopK
 
-pytestmark = pytest.mark.skipif(not cpu.available(), reason=str(cpu.why_not()))
+pytestmark = pytest.mark.skipif(not library.available(), reason=str(library.why_not()))
 
 WIDTH, N_CLASSES = 9, 4
 

@@ -95,7 +95,7 @@ def start(model: Model, out: Path, fatal: int) -> int:
         Path.unlink = killed_before(instants, fatal, Path.unlink)  # type: ignore[method-assign]
         os.fsync = killed_before(instants, fatal, lambda _: None)  # a kill loses no cached page
         shutil.rmtree = killed_before(instants, fatal, shutil.rmtree)
-        harvest.run(TWO_SHARDS, model, rows_from, {"model": "m"}, out, silent)
+        harvest.run(harvest.Work(TWO_SHARDS, model, rows_from, {"model": "m"}, out, silent))
         os._exit(0)
     return child
 

@@ -71,10 +71,16 @@ def banks(config: Config = CONFIG) -> list[tuple[sweep.Spec, ...]]:
     return [tuple(bank) for _, bank in grouped]
 
 
+def work(
+    out: Path, emit: Emit = silent, config: Config = CONFIG, batches: Any = batches_from
+) -> train.Work:
+    return train.Work(config, banks(config), batches, INPUTS, out, emit)
+
+
 def run(
     out: Path, config: Config = CONFIG, emit: Emit = silent, batches: Any = batches_from
 ) -> None:
-    train.run(config, banks(config), batches, INPUTS, out, emit)
+    train.run(work(out, emit, config, batches))
 
 
 class Life:

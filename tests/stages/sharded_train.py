@@ -166,7 +166,7 @@ def suite(out: Path, group: Group, batches: Any = batches_from, **changes: Any) 
     specs = sweep.specs(settings, n_layers=2)
     banks = [[spec for spec in specs if spec.site == site] for site in SITES]
     events = to_jsonl(out.with_suffix(".jsonl"))
-    train.run(settings, banks, batches, {"stream": "test"}, out, events, group)
+    train.run(train.Work(settings, banks, batches, {"stream": "test"}, out, events), group)
 
 
 def until(fatal: int, victim: int, out: Path) -> Callable[[Group], None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from panscope.errors import ConfigError
 from panscope.events import Event, Finished, silent
-from panscope.kernels import bodies, cpu, dense
+from panscope.kernels import bodies, cpu, dense, library
 from panscope.kernels.pairs import BETA2, EPSILON
 from panscope.recipe import read_recipe
 from panscope.sae.sae import WEIGHTS
@@ -85,7 +85,7 @@ def weights_of(suite: Suite) -> dict[str, Tensor]:
 def trained(out: Path, settings: Config) -> Suite:
     specs = sweep.specs(settings, LAYERS)
     banks = memory.groups(specs, dict.fromkeys(SITES, D_IN), settings, CPU)
-    train.run(settings, banks, batches_from, {"stream": "test"}, out, silent)
+    train.run(train.Work(settings, banks, batches_from, {"stream": "test"}, out, silent))
     return Suite.open(out)
 
 
@@ -221,7 +221,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.skipif(not cpu.available(), reason="the native kernels were not compiled")
+@pytest.mark.skipif(not library.available(), reason="the native kernels were not compiled")
 @pytest.mark.parametrize("changes", ROWS, ids=lambda row: "-".join(map(str, row.values())))
 def test_native_and_dense_bodies_train_alike(
     changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -238,7 +238,7 @@ def test_native_and_dense_bodies_train_alike(
             assert difference < 0.02, (name, float(difference))
 
 
-@pytest.mark.skipif(not cpu.available(), reason="the native kernels were not compiled")
+@pytest.mark.skipif(not library.available(), reason="the native kernels were not compiled")
 def test_changing_the_body_on_the_way_leaves_no_jump(monkeypatch: pytest.MonkeyPatch):
     settings = config()
     expected = after(settings, 30)
@@ -254,7 +254,7 @@ def test_changing_the_body_on_the_way_leaves_no_jump(monkeypatch: pytest.MonkeyP
 def test_dense_codes_choose_the_dense_body():
     x = torch.zeros(2, 3)
     assert bodies.body_for(x, 0.5) is dense
-    assert bodies.body_for(x, 0.01) is (cpu if cpu.available() else dense)
+    assert bodies.body_for(x, 0.01) is (cpu if library.available() else dense)
     assert bodies.body_for(x.double(), 0.01) is dense
 
 
@@ -332,7 +332,8 @@ def test_a_finished_suite_is_reused_and_another_recipe_refused(tmp_path: Path):
     trained(tmp_path, settings)
     events: list[Event] = []
     banks = [sweep.specs(settings, LAYERS)]
-    train.run(settings, banks, batches_from, {"stream": "test"}, tmp_path, events.append)
+    work = settings, banks, batches_from, {"stream": "test"}, tmp_path, events.append
+    train.run(train.Work(*work))
     assert next(event for event in events if isinstance(event, Finished)).reused
     with pytest.raises(ConfigError, match="holds a suite made from another recipe"):
         trained(tmp_path, config(tokens=40 * 256))

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from panscope.kernels.cpu import library
 from panscope.kernels.firings import (
     Classes,
     ClassPerToken,
@@ -20,6 +19,7 @@ from panscope.kernels.firings import (
     Together,
     Tokens,
 )
+from panscope.kernels.library import library
 from panscope.stats import TopK
 
 
