@@ -134,6 +134,7 @@ def random_feature(run: Run, sae: str) -> RedirectResponse:
 def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
     """Show one feature."""
     view, embed = run.catalogue.feature(sae, index), Embed.of(request.query_params)
+    near = {row.index for row in (*view.neighbours, *view.encoder_neighbours, *view.companions)}
     answer = page(
         request,
         "feature.html",
@@ -141,7 +142,7 @@ def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
         densities=run.catalogue.densities(sae),
         labels=run.notes.labels(sae, index),
         shown=run.notes.label_of(sae, index),
-        label_of=run.label_text,
+        label_texts=run.notes.texts(sae, near),
         live=run.has_suite,
         embed=embed,
     )

@@ -88,8 +88,7 @@ class RunFolder:
 
     def label_text(self, sae: str, index: int) -> str:
         """What is shown as a feature's label; empty if it has none."""
-        label = self.notes.label_of(sae, index)
-        return label.text if label else ""
+        return self.notes.texts(sae, [index]).get(index, "")
 
     @property
     def model(self) -> str:

@@ -9,7 +9,6 @@ import fastapi
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from panscope.atlas.labels import Label
 from panscope.atlas.queries import Query
 from panscope.atlas.records import FeatureRow
 from panscope.errors import ConfigError, NotFound, nearest
@@ -124,7 +123,7 @@ def by_numbers(
     score of the label that is shown.
     """
     saes = saes_at(run, sites)
-    only = None if min_score is None else {sae: _scored(run, sae, min_score) for sae in saes}
+    only = None if min_score is None else {sae: run.notes.scored(sae, min_score) for sae in saes}
     total, found = run.catalogue.across(saes, query, offset, limit, only)
     hits = [
         Hit(sae, run.catalogue.row(sae, index), run.label_text(sae, index), None)
@@ -228,15 +227,6 @@ def _strength(feature: Seen, values: Sequence[float], by: str) -> float:
     if by == "sum":
         return sum(values)
     return max(values) / (feature.max or 1.0) if by == "share" else max(values)
-
-
-def _scored(run: RunFolder, sae: str, least: float) -> list[int]:
-    """The features of a Sae whose label has a score of `least` or more."""
-    return [index for index, label in run.notes.shown(sae).items() if _best(label) >= least]
-
-
-def _best(label: Label) -> float:
-    return max((s.value for s in label.scores if s.value is not None), default=float("-inf"))
 
 
 def _hits(run: RunFolder, hits: Sequence[Hit], total: int, offset: int) -> Hits:

@@ -12,9 +12,10 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from panscope.atlas.queries import Catalogue, FeatureView
+from panscope.atlas.queries import Catalogue
 from panscope.atlas.records import Example
 from panscope.atlas.short import Columns
+from panscope.atlas.views import FeatureView
 from panscope.web.api import Run, first_of_each_site
 from panscope.web.pages import page
 

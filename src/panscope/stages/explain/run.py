@@ -17,10 +17,10 @@ import numpy as np
 from pydantic import Field
 
 from panscope import config
+from panscope.atlas.contexts import Contexts
 from panscope.atlas.features import Atlas
 from panscope.atlas.labels import Score
 from panscope.atlas.notes import Notes
-from panscope.atlas.queries import Contexts
 from panscope.config import digest_of
 from panscope.errors import NotFound, nearest
 from panscope.events import Advanced, Emit, Finished, Started, Warned
