@@ -18,9 +18,10 @@ feature, or what tells two texts apart. What the Sae did not reconstruct is in h
 | patch  | f at the same position of `source`, another text; behind its end f |
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -133,6 +134,43 @@ def parse(text: str) -> Edit:
     except (KeyError, ValueError) as error:
         do = "write SAE:INDEX*4 (times its maximum), SAE:INDEX+2.5 (added) or SAE:INDEX=0 (set)"
         raise ConfigError(f"feature {text}", "is not an edit", do) from error
+
+
+def parse_all(trees: Iterable[dict[str, Any]]) -> tuple[Edit, ...]:
+    """Read edits from plain values; a refusal says the place of its edit, from 0."""
+    return tuple(Edit.parse(tree, f"edit {place}") for place, tree in enumerate(trees))
+
+
+def dumped(edits: Iterable[Edit]) -> str:
+    """Write edits as JSON, without what has its usual value."""
+    trees = [edit.model_dump(mode="json", exclude_defaults=True) for edit in edits]
+    return json.dumps(trees, ensure_ascii=False)
+
+
+def described(edit: Edit) -> str:
+    """Say all that an edit does, in a line.
+
+    >>> described(parse("resid_post.2/w2048:123*4"))
+    'add 4 x max: resid_post.2/w2048:123'
+    >>> described(Edit(action="zero", site="embed", toward="oui", away="yes", at="prompt"))
+    "zero: embed from 'yes' toward 'oui', at prompt"
+    """
+    numbers = {name: getattr(edit, name) for name in IN_UNITS if getattr(edit, name) is not None}
+    said = [
+        f"{value:g}" if name == "value" else f"{name} {value:g}" for name, value in numbers.items()
+    ]
+    unit = ["x max"] if edit.unit == "max" else []
+    source = [] if edit.source is None else [repr(edit.source)]
+    at = "" if edit.at == "all" else f", at {edit.at}"
+    return f"{' '.join([edit.action, *said, *unit, *source])}: {_target(edit)}{at}"
+
+
+def _target(edit: Edit) -> str:
+    if edit.sae is not None:
+        return f"{edit.sae}:{edit.index}"
+    if edit.toward is not None:
+        return f"{edit.site} from {edit.away!r} toward {edit.toward!r}"
+    return f"{edit.site} along {edit.along or f'{len(edit.direction or ())} numbers'}"
 
 
 def refuse_unknown(edits: Iterable[Edit], widths: Mapping[str, int]) -> None:

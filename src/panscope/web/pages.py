@@ -141,6 +141,7 @@ def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
         densities=run.catalogue.densities(sae),
         labels=run.notes.labels(sae, index),
         shown=run.notes.label_of(sae, index),
+        starred=run.notes.is_bookmarked(sae, index),
         label_of=run.label_text,
         live=run.has_suite,
         embed=embed,
