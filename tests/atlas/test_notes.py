@@ -164,19 +164,24 @@ def test_bookmarks_are_kept_once(notes: Notes):
     for index in (3, 5, 3):
         notes.bookmark(SAE, index)
     assert [mark.index for mark in notes.bookmarks()] == [5, 3]
+    notes.add(Label(SAE, 5, "months", "Ada"))
+    assert [mark.label for mark in notes.bookmarks()] == ["months", ""]
+    assert notes.is_bookmarked(SAE, 3) and not notes.is_bookmarked(SAE, 4)
     notes.forget(SAE, 3)
     notes.forget(SAE, 4)
     assert [mark.index for mark in notes.bookmarks()] == [5]
 
 
-def test_edits_are_kept_under_a_key_that_cannot_be_guessed(notes: Notes):
-    edits = json.dumps([{"action": "add", "value": 3.0}])
-    first, second = notes.save_edits("more rain", edits), notes.save_edits("more rain", edits)
-    assert first.key != second.key and len(first.key) == 12
-    assert notes.edits(first.key) == first
-    assert set(notes.saved_edits()) == {first, second}
-    with pytest.raises(NotFound, match="were not saved here"):
-        notes.edits("' OR 1=1 --")
+def test_edits_are_kept_under_a_name(notes: Notes):
+    edits = [json.dumps([{"action": "add", "value": value}]) for value in (3.0, 4.0)]
+    first, second = (notes.save_edits(" more rain", one) for one in edits)
+    other = notes.save_edits("less", "[]")
+    assert first.key != second.key
+    assert notes.edits("more rain") == second, "the last that was saved"
+    assert notes.saved_edits() == (other, second)
+    assert notes.exported()["edits"][1]["edits"] == [{"action": "add", "value": 4.0}]
+    with pytest.raises(NotFound, match="saved edits: no 'mor rain'; did you mean more rain"):
+        notes.edits("mor rain")
     with pytest.raises(ConfigError, match="not JSON"):
         notes.save_edits("x", "[")
     with pytest.raises(ConfigError, match="characters"):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
 from panscope import files
+from panscope.atlas.notes import Notes
 from panscope.cli import main
+from panscope.edits import dumped, parse, read
 from panscope.model.folder import pocket_file
 from panscope.plan import calibrate
 from panscope.stages.train.loop import Pass
@@ -152,9 +155,27 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, finished: Pa
     file.write_text(f"[[edits]]\nsae = '{sae}'\nindex = 3\nvalue = 50.0\n", encoding="utf-8")
     assert panscope(*written, "--edits", file, "--json").output.splitlines() == lines
     table = panscope(*written, "--edits", file).output
-    assert "steered: KL" in table and f"add {sae}/3 50" in table
+    assert "steered: KL" in table and f"add 50: {sae}:3" in table
     wrong = panscope(*written, "--feature", f"{sae[1:]}:3+50")
     assert wrong.exit_code == 3 and f"did you mean {sae}" in wrong.stderr
+    with closing(Notes.open(finished / "notes.sqlite")) as notes:
+        notes.save_edits("[more] rain", dumped(read(file)))
+    saved = panscope(*written, "--saved", "[more] rain", "--json")
+    assert saved.output.splitlines() == lines
+    wrong = panscope(*written, "--saved", "[mor] rain")
+    assert wrong.exit_code == 3 and "did you mean [more] rain" in wrong.stderr
+
+
+def test_notes_are_listed_and_exported(panscope: Command, finished: Path):
+    sae = next(iter(files.read_manifest(finished / "suite").facts["saes"]))["sae"]
+    with closing(Notes.open(finished / "notes.sqlite")) as notes:
+        notes.save_edits("less [rain]", dumped([parse(f"{sae}:3*-2")]))
+        notes.bookmark(sae, 3)
+    listed = panscope("notes", finished).output
+    assert f"{sae}:3" in listed and "less [rain]" in listed and "add -2 x max" in listed
+    exported = json.loads(panscope("notes", finished, "--json").output)
+    assert exported["edits"][0]["edits"] == [{"sae": sae, "index": 3, "value": -2.0, "unit": "max"}]
+    assert [mark["index"] for mark in exported["bookmarks"]] == [3]
 
 
 def test_two_sets_of_prompts_are_contrasted(panscope: Command, finished: Path, tmp_path: Path):
@@ -427,7 +448,7 @@ def test_a_port_in_use_is_said_before_long_work(panscope: Command, finished: Pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", ["show", "verify", "serve"])
+@pytest.mark.parametrize("command", ["show", "verify", "serve", "notes"])
 def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, command: str):
     result = panscope(command, tmp_path / "nowhere")
     assert result.exit_code == 3
@@ -435,7 +456,7 @@ def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, c
 
 
 MAKE = ["demo", "plan", "harvest", "train", "evaluate", "describe", "explain"]
-READ = ["search", "serve", "steer", "contrast", "show", "verify"]
+READ = ["search", "notes", "serve", "steer", "contrast", "show", "verify"]
 
 
 @pytest.mark.parametrize("command", MAKE + READ)

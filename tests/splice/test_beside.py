@@ -121,6 +121,17 @@ def test_it_is_refused_before_the_first_token(tiny_model: Model, sae: Sae, row: 
         splice.beside(ready(tiny_model, sae, far), row, 4)
 
 
+@pytest.mark.parametrize("sampling", [None, SEEDED])
+def test_edits_that_leave_no_prediction_are_refused(
+    tiny_model: Model, sae: Sae, row: list[int], sampling: Sampling | None
+):
+    """One edit of 1e30 leaves a norm's zeros; two on top of each other are no float32."""
+    far = edit("scale", value=1e30)
+    assert len(list(splice.beside(ready(tiny_model, sae, far), row, 2, sampling))) == 2
+    with pytest.raises(ConfigError, match="so strong that no prediction is left; make them weaker"):
+        list(splice.beside(ready(tiny_model, sae, far, far), row, 2, sampling))
+
+
 def test_logits_themselves_can_be_moved(tiny_model: Model, row: list[int]):
     one_hot = torch.nn.functional.one_hot(torch.tensor(99), tiny_model.n_vocab)
     push = Edit(site="logits", direction=tuple(one_hot.float().tolist()), value=1e3)

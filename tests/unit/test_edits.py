@@ -23,6 +23,8 @@ def edit(**keys: object) -> Edit:
         {"action": "clamp", "high": 4.0},
         {"action": "patch", "source": "Another text."},
         {"sae": None, "index": None, "site": "resid_post.1", "direction": [0, 1], "value": 1.0},
+        {"sae": None, "index": None, "site": "embed", "along": f"{SAE}:3", "action": "zero"},
+        {"sae": None, "index": None, "site": "embed", "toward": "a", "away": "b", "value": -1.0},
     ],
 )
 def test_an_edit_survives_json(keys: dict[str, object]):
@@ -41,8 +43,11 @@ def test_an_edit_survives_json(keys: dict[str, object]):
         ({"action": "clamp"}, "clamp needs low or high"),
         ({"action": "clamp", "low": 2, "high": 1}, "low 2 is above high 1"),
         ({"action": "scale", "value": 2, "unit": "max"}, "multiples of the maximum"),
-        ({"value": 1, "site": "embed"}, "give either sae and index, or site and direction"),
-        ({"value": 1, "index": None}, "give either sae and index, or site and direction"),
+        ({"value": 1, "site": "embed"}, "give sae and index, or site with direction, along"),
+        ({"value": 1, "index": None}, "give sae and index, or site with direction, along"),
+        ({"value": 1, "toward": "a", "away": "b"}, "give sae and index, or site with direction"),
+        ({"value": 1, "along": "w16"}, "along is 'w16'"),
+        ({"value": 1e31}, "less than or equal to 1000"),
         ({"value": float("nan")}, "value"),
         ({"value": 1, "at": "prmpt"}, "at is 'prmpt'; input should be 'all', 'prompt'"),
         ({"value": 1, "at": []}, "at names no position"),
@@ -68,6 +73,9 @@ def test_a_wrong_name_is_answered_with_the_nearest():
         refuse_unknown([parse("resid_pst.1/w16:3+1")], {SAE: 16})
     with pytest.raises(NotFound, match="no feature 16; give an index from 0 to 15"):
         refuse_unknown([parse(f"{SAE}:16+1")], {SAE: 16})
+    along = Edit(action="zero", site="embed", along=f"{SAE}:16")
+    with pytest.raises(NotFound, match="no feature 16; give an index from 0 to 15"):
+        refuse_unknown([along], {SAE: 16})
 
 
 @pytest.mark.parametrize("text", ["", "a:1", "a:*2", "a:x*2", ":3*2", "a:1*", "a:-1=0", "3*2"])
@@ -84,3 +92,5 @@ def test_multiples_become_numbers():
     assert raw is edits[2]
     with pytest.raises(ConfigError, match="never fired"):
         in_raw_units(edits, lambda sae, index: 0.0)
+    with pytest.raises(ConfigError, match=r"is over 1e\+30; give a smaller multiple"):
+        in_raw_units([edit(value=1e30, unit="max")], lambda sae, index: 2.5)

@@ -69,16 +69,17 @@ class Average:
 
 @dataclass(frozen=True, slots=True)
 class Bookmark:
-    """A feature that someone wants to come back to."""
+    """A feature that someone wants to come back to, and what is shown as its label."""
 
     sae: str
     index: int
     created: str
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedEdits:
-    """A list of edits under a name; `key` is part of the address by which it is shared.
+    """A list of edits under a name; `key` tells it from others that had the name before.
 
     `edits` is JSON that the notes do not look into.
     """

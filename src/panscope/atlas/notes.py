@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -40,7 +40,7 @@ from panscope.atlas.labels import (
 )
 from panscope.atlas.meanings import Meanings
 from panscope.atlas.words import words_of
-from panscope.errors import NotFound
+from panscope.errors import NotFound, nearest
 
 
 class Notes:
@@ -173,10 +173,21 @@ class Notes:
     def bookmarks(self) -> tuple[Bookmark, ...]:
         """All bookmarks, newest first."""
         rows = self._rows("SELECT * FROM bookmarks ORDER BY created DESC, rowid DESC")
-        return tuple(Bookmark(*row) for row in rows)
+        return tuple(
+            Bookmark(sae, index, created, self._text_of(sae, index)) for sae, index, created in rows
+        )
+
+    def _text_of(self, sae: str, index: int) -> str:
+        label = self.label_of(sae, index)
+        return label.text if label else ""
+
+    def is_bookmarked(self, sae: str, index: int) -> bool:
+        """Whether a feature is among the bookmarks."""
+        row = (sae, latent_of(index))
+        return bool(self._rows("SELECT 1 FROM bookmarks WHERE sae = ? AND latent = ?", *row))
 
     def save_edits(self, name: str, edits: str) -> SavedEdits:
-        """Keep edits, given as JSON, under a new key."""
+        """Keep edits, given as JSON; those that had the name before stay, behind them."""
         refuse_unfit_edits(name, edits)
         saved = SavedEdits(secrets.token_urlsafe(9), name.strip(), edits, now())
         with self._database.writing() as connection:
@@ -184,18 +195,28 @@ class Notes:
             connection.execute("INSERT INTO edits VALUES (?, ?, ?, ?)", row)
         return saved
 
-    def edits(self, key: str) -> SavedEdits:
-        """Look saved edits up."""
-        for row in self._rows("SELECT * FROM edits WHERE key = ?", key):
-            return SavedEdits(*row)
-        raise NotFound(f"edits {key!r}", "were not saved here", "check the address")
+    def edits(self, name: str) -> SavedEdits:
+        """Look the edits up that were last saved under a name."""
+        saved = {one.name: one for one in self.saved_edits()}
+        if name not in saved:
+            raise NotFound("saved edits", f"no {name!r}", nearest(name, saved))
+        return saved[name]
 
     def saved_edits(self) -> tuple[SavedEdits, ...]:
-        """All saved edits, newest first."""
-        return tuple(
-            SavedEdits(*row)
-            for row in self._rows("SELECT * FROM edits ORDER BY created DESC, rowid DESC")
+        """The edits that were last saved under each name, newest first."""
+        rows = self._rows(
+            "SELECT * FROM edits WHERE rowid IN (SELECT max(rowid) FROM edits GROUP BY name)"
+            " ORDER BY rowid DESC"
         )
+        return tuple(SavedEdits(*row) for row in rows)
+
+    def exported(self) -> dict[str, list[dict[str, Any]]]:
+        """Return bookmarks and saved edits as plain values, for JSON."""
+        edits = [
+            {"name": one.name, "created": one.created, "edits": json.loads(one.edits)}
+            for one in self.saved_edits()
+        ]
+        return {"bookmarks": [asdict(one) for one in self.bookmarks()], "edits": edits}
 
     def _labels(
         self, where: str, *values: str | int, details: str = "details"

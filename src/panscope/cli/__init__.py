@@ -9,7 +9,7 @@ A verb's stage is imported inside its command, so that `show`, `verify` and `ser
 import click
 
 from panscope import __version__
-from panscope.cli.artefacts import search, show, verify
+from panscope.cli.artefacts import notes, search, show, verify
 from panscope.cli.exchange import exchange, pull, push
 from panscope.cli.features import contrast, steer
 from panscope.cli.pages import serve
@@ -38,6 +38,6 @@ def main() -> None:
 
 for command in (
     *(demo, plan, harvest, train, evaluate, describe, explain, exchange, push, pull),
-    *(serve, search, steer, contrast, show, verify),
+    *(serve, search, notes, steer, contrast, show, verify),
 ):
     main.add_command(command)

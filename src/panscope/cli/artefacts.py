@@ -1,4 +1,4 @@
-"""The commands that look at what is made: search in labels, show, verify."""
+"""The commands that look at what is made: search in labels, notes, show, verify."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from panscope import files
-from panscope.cli.tables import manifest_table, metrics_table
+from panscope.cli.tables import bookmarks_table, edits_table, manifest_table, metrics_table
 from panscope.cli.terminal import ERR, FOLDER, OUT
 from panscope.errors import ConfigError
 from panscope.place import Place
@@ -49,6 +49,29 @@ def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
     for hit in found:
         table.add_row(hit.label.sae, str(hit.label.index), Text(hit.label.text))
     OUT.print(table)
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+def notes(run: Path, as_json: bool) -> None:
+    """List what was kept of a run: features that were bookmarked, edits that were saved.
+
+    \b
+    panscope notes runs/demo
+    panscope notes runs/demo --json > notes.json
+    """
+    from panscope.atlas.features import Atlas
+    from panscope.atlas.notes import Notes
+
+    Atlas(run / "atlas")  # a folder without one has no notes either, and is told so
+    with closing(Notes.reading(run / "notes.sqlite")) as kept:
+        found = kept.exported()
+    if as_json:
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    OUT.print(bookmarks_table(found["bookmarks"]))
+    OUT.print(edits_table(found["edits"]))
 
 
 def _by_meaning(run: Path, notes: Any, text: str, limit: int, sae: str) -> list[Any]:

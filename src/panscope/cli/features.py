@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,7 @@ from rich.live import Live
 from rich.markdown import Markdown
 from rich.table import Table
 
+from panscope import edits
 from panscope.cli.terminal import FOLDER, OUT
 from panscope.events import Bars
 
@@ -22,6 +24,7 @@ T = TypeVar("T")
 @click.argument("prompt")
 @click.option("--feature", "features", multiple=True, help="SAE:INDEX*4, SAE:INDEX+2, SAE:INDEX=0.")
 @click.option("--edits", "file", type=click.Path(path_type=Path), help="A TOML file of [[edits]].")
+@click.option("--saved", multiple=True, help="A name under which edits were saved.")
 @click.option("--tokens", type=click.IntRange(min=1), default=48, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -31,6 +34,7 @@ def steer(
     prompt: str,
     features: tuple[str, ...],
     file: Path | None,
+    saved: tuple[str, ...],
     tokens: int,
     temperature: float,
     seed: int,
@@ -44,12 +48,14 @@ def steer(
     \b
     panscope steer runs/demo "The old woman" --feature resid_post.2/w2048_l0_20_s0:123*4
     panscope steer runs/demo "Once" --edits edits.toml --temperature 0 --json
+    panscope steer runs/demo "Once" --saved "more rain"
     """
-    from panscope import edits, splice
+    from panscope import splice
     from panscope.model.generate import Sampling
     from panscope.splice import shown
 
-    asked = (*map(edits.parse, features), *(edits.read(file) if file else ()))
+    typed = (*map(edits.parse, features), *(edits.read(file) if file else ()))
+    asked = (*typed, *_saved(run, saved))
     at_work = splice.opened(run)
     sampling = Sampling(temperature, seed) if temperature else None
     model = at_work.model
@@ -91,6 +97,15 @@ def contrast(
     with Bars(OUT) as bars:
         contrast.run(config, at_work.model, at_work.suite, a, b, out, bars)
     OUT.print(Markdown((out / "report.md").read_text(encoding="utf-8")))
+
+
+def _saved(run: Path, names: tuple[str, ...]) -> Iterator[edits.Edit]:
+    """Read the edits that were last saved under some names."""
+    from panscope.atlas.notes import Notes
+
+    with closing(Notes.reading(run / "notes.sqlite")) as notes:
+        for name in names:
+            yield from edits.parse_all(json.loads(notes.edits(name).edits))
 
 
 def _drawn(writing: Iterable[T], draw: Callable[[list[T]], Table]) -> Iterator[T]:

@@ -15,6 +15,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from panscope.errors import ConfigError
 from panscope.model import tap
 from panscope.model.generate import Sampling, Step, choice, refuse_lengths, steps
 from panscope.model.ragged import Padded, padded
@@ -66,7 +67,8 @@ def beside(
     """Write up to `n_tokens` tokens of both texts, each when it is asked for; one seed draws both.
 
     A text ends behind its first new token in `ends`. Raises, before the first token, ConfigError
-    for a text too long and for an edit at a position that it does not reach.
+    for a text too long and for an edit at a position that it does not reach; at a token, for edits
+    that leave no prediction.
     """
     refuse_lengths(steering.model, [len(prompt)], n_tokens)
     refuse_outside(steering.edits, len(prompt), len(prompt) + n_tokens - 1)
@@ -87,6 +89,7 @@ def _written(
 
     def run(edits: Steering, step: Padded, inputs: Mapping[str, Any]) -> Tensor:
         ran[:] = [edits.run(step, [len(prompt)], inputs={**inputs, "logits_to_keep": kept})]
+        _refuse_overflow(ran[0].logits)
         return ran[0].logits
 
     kept = 0 if any(tap.needs_head(model, site) for site in steering.sites) else 1
@@ -102,6 +105,13 @@ def _written(
         followed.append(other.ids)
         kl = _kl(other.logits[0], next(read_on).logits[0])
         yield Beside(_token(one, n_likeliest), _token(other, n_likeliest), kl, shares)
+
+
+def _refuse_overflow(logits: Tensor) -> None:
+    """Raise ConfigError for a prediction that is none: edits beyond what numbers can hold."""
+    if not logits[0, -1].float().logsumexp(-1).isfinite():
+        found = "the edits are so strong that no prediction is left"
+        raise ConfigError("steered text", found, "make them weaker")
 
 
 def _to_its_end(written: Iterator[Step], ends: Collection[int]) -> Iterator[Step]:

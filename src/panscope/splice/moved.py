@@ -20,6 +20,7 @@ from panscope.model.generate import refuse_lengths
 from panscope.model.load import Model
 from panscope.sae.sae import Sae
 from panscope.sites import Site
+from panscope.splice.direction import pointed
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ def gathered(model: Model, saes: Mapping[str, Sae], edits: Sequence[Edit]) -> tu
         if edit.unit != "raw":
             do = "turn it into the model's units with edits.in_raw_units"
             raise ConfigError(f"edit {edit}", "is in multiples of a maximum", do)
-    numbered = sorted(enumerate(edits), key=lambda pair: _target(pair[1]))
+    numbers = [pointed(model, saes, edit) for edit in edits]
+    numbered = sorted(enumerate(numbers), key=lambda pair: _target(pair[1]))
     groups = groupby(numbered, key=lambda pair: _target(pair[1]))
     return tuple(_moved(model, saes, list(group)) for _, group in groups)
 

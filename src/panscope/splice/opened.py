@@ -28,7 +28,8 @@ class Opened:
         """
         refuse_unknown(edits, {name: fact["width"] for name, fact in self.suite.facts.items()})
         raw = in_raw_units(edits, lambda sae, index: self.atlas.feature(sae, index).max)
-        saes = {edit.sae: self.suite.load(edit.sae) for edit in raw if edit.sae is not None}
+        named = {sae for edit in raw for sae, _ in edit.features}
+        saes = {sae: self.suite.load(sae) for sae in named}
         return steering(self.model, saes, raw)
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from rich.table import Table
+from rich.text import Text
 
-from panscope.edits import Edit
+from panscope.edits import Edit, described
 from panscope.model.load import Model
 from panscope.splice.beside import Beside
 
@@ -30,6 +31,5 @@ def strengths(edits: Sequence[Edit], written: Sequence[Beside]) -> Table:
     table.add_column("share of the stream", justify="right")
     for number, edit in enumerate(edits):
         largest = max((one.shares[number] for one in written if one.shares), default=0.0)
-        value = "" if edit.value is None else f" {edit.value:g}{' x max' * (edit.unit == 'max')}"
-        table.add_row(f"{edit}{value}", f"{largest:.1%}")
+        table.add_row(Text(described(edit)), f"{largest:.1%}")
     return table

@@ -24,6 +24,7 @@ from panscope.web import (
     freeze,
     labels,
     neuronpedia,
+    notes,
     pages,
     runs,
     search,
@@ -52,9 +53,21 @@ def create_app(
     app = _bare(hosts)
     app.state.run = RunFolder(run, live)
     app.state.token = token
-    for part in (writing, watch, tour, labels, search, steer, contrasts, api, neuronpedia, pages):
+    for part in (
+        writing,
+        watch,
+        tour,
+        labels,
+        notes,
+        search,
+        steer,
+        contrasts,
+        api,
+        neuronpedia,
+        pages,
+    ):
         app.include_router(part.router)
-    for part in (steer, contrasts):
+    for part in (steer, contrasts, notes):
         app.include_router(part.page_router)
     return app
 

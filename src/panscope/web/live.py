@@ -121,7 +121,7 @@ class Live:
     ) -> Iterator[TokensBeside]:
         """Up to `n_tokens` tokens behind a prompt, without and with edits."""
         raw = in_raw_units(edits, lambda sae, i: float(self._catalogue.columns(sae).max[i]))
-        saes = {edit.sae: self._sae(edit.sae) for edit in raw if edit.sae is not None}
+        saes = {sae: self._sae(sae) for edit in raw for sae, _ in edit.features}
         ids = self._model.encode(prompt)
         sampling = Sampling(temperature, seed) if temperature else None
         with self._lock:

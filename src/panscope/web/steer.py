@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
-from panscope.edits import Edit, refuse_unknown
+from panscope.edits import Edit, parse_all, refuse_unknown
 from panscope.errors import PanscopeError
 from panscope.web.api import Run
 from panscope.web.pages import page
@@ -25,6 +25,9 @@ SECONDS = 20.0  # of one text: less than others wait for their turn
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "An event a token"}
 }
+
+Trees = Annotated[list[dict[str, Any]], Field(max_length=16)]
+"""Edits as they come: objects with action, sae, index, value ..."""
 
 router = APIRouter(prefix="/api", responses=FAILURES, dependencies=[Depends(may_write)])
 page_router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
@@ -60,7 +63,7 @@ class SteerRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     prompt: str = Field(max_length=4_000)
-    edits: Annotated[list[dict[str, Any]], Field(max_length=16)] = []
+    edits: Trees = []
     tokens: int = Field(default=48, ge=1, le=256)
     temperature: float = Field(default=0.7, ge=0, le=10)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
@@ -73,11 +76,16 @@ def steer(run: Run, request: SteerRequest) -> StreamingResponse:
     Events are `token` (both texts' next), then `end` with a reason, or `error` in the one shape.
     Loads the model on first use; ends after 20 seconds.
     """
-    edits = [Edit.parse(tree, f"edit {number}") for number, tree in enumerate(request.edits)]
-    refuse_unknown(edits, {name: sae.width for name, sae in run.catalogue.atlas.saes.items()})
-    events = _events(run, request, edits)
+    events = _events(run, request, checked(run, request.edits))
     first = next(events)  # made at once, so that a refusal has its status
     return _Events(_from(first, events))
+
+
+def checked(run: RunFolder, trees: list[dict[str, Any]]) -> tuple[Edit, ...]:
+    """Read edits, all of them of features that this run has."""
+    edits = parse_all(trees)
+    refuse_unknown(edits, {name: sae.width for name, sae in run.catalogue.atlas.saes.items()})
+    return edits
 
 
 def _from(first: str, rest: Generator[str, None, None]) -> Generator[str, None, None]:
@@ -87,7 +95,9 @@ def _from(first: str, rest: Generator[str, None, None]) -> Generator[str, None, 
         yield from rest
 
 
-def _events(run: RunFolder, request: SteerRequest, edits: list[Edit]) -> Generator[str, None, None]:
+def _events(
+    run: RunFolder, request: SteerRequest, edits: Sequence[Edit]
+) -> Generator[str, None, None]:
     """Hold the turn at the model, and write until the texts end or the time is over."""
     live = run.live
     with run.turns.take():

@@ -4,13 +4,13 @@ import { authorisation } from "./token.js";
 
 const running = new Map();
 
-export async function ask(path, body = null, key = path) {
+export async function ask(path, body = null, key = path, method = body ? "POST" : "GET") {
   running.get(key)?.abort();
   const control = new AbortController();
   running.set(key, control);
-  const options = { signal: control.signal, headers: authorisation() };
+  const options = { method, signal: control.signal, headers: authorisation() };
   if (body) {
-    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
+    options.body = JSON.stringify(body);
     options.headers["content-type"] = "application/json";
   }
   let answer;

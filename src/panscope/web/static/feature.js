@@ -7,6 +7,7 @@ import { data, element, remember } from "./page.js";
 import { foldedStrip, glyphs, wholeStrip } from "./strip.js";
 import { pin, unpin } from "./tip.js";
 import "./label.js";
+import "./star.js";
 
 const { view, densities } = data();
 const { feature, sae } = view;

@@ -4,7 +4,7 @@ import { glyphs } from "./strip.js";
 import "./tip.js";
 import "./token.js";
 
-const PLACES = { s: "/", m: "/microscope", f: "/search", e: "/steer", c: "/contrast", t: "/tour", p: "/progress", d: "/docs", h: "/help" };
+const PLACES = { s: "/", m: "/microscope", f: "/search", e: "/steer", c: "/contrast", n: "/notes", t: "/tour", p: "/progress", d: "/docs", h: "/help" };
 const THEMES = ["auto", "light", "dark"];
 let gone = 0;
 

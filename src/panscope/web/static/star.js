@@ -1,0 +1,26 @@
+// A star on a feature's page: the button is there for those who may write here.
+import { ask } from "./ask.js";
+import { data } from "./page.js";
+import { authorisation } from "./token.js";
+
+const star = document.getElementById("star");
+
+async function toggle() {
+  const { sae, feature } = data().view;
+  const isKept = star.getAttribute("aria-pressed") === "true";
+  const path = `/api/sae/${sae.sae}/feature/${feature.index}/bookmark`;
+  try {
+    await ask(path, null, path, isKept ? "DELETE" : "PUT");
+    star.setAttribute("aria-pressed", String(!isKept));
+  } catch (error) {
+    if (error.name !== "AbortError") star.textContent = `${error.message}.`;
+  }
+}
+
+async function offerStar() {
+  const { accepted } = await ask("/api/writing", null, "star");
+  star.hidden = !accepted;
+  star.onclick = toggle;
+}
+
+if (star && authorisation().authorization) offerStar();

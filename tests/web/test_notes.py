@@ -1,0 +1,106 @@
+"""Bookmarks and saved edits: written with the token, read by all, exported."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from tests.web.conftest import SAES
+from tests.web.fixture_run import SITES, FakeLive, build
+
+from panscope.atlas.notes import Notes
+from panscope.web.app import create_app
+
+SAE, TOKEN = SAES[0], "0123456789abcdef"
+STAR = f"/api/sae/{SAE}/feature/9/bookmark"
+EDITS = [
+    {"sae": SAE, "index": 3, "value": 2.0, "unit": "max"},
+    {"action": "zero", "site": "resid_post.0", "toward": "<b>oui</b>", "away": "yes"},
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("notes") / "run", SITES[:1])
+
+
+@pytest.fixture
+def writable(run: Path) -> Iterator[TestClient]:
+    """The run without notes, and a client that may write them."""
+    for path in run.glob("notes.sqlite*"):
+        path.unlink()
+    with TestClient(create_app(run, FakeLive(SAES[:1]), TOKEN)) as client:
+        client.headers["authorization"] = f"Bearer {TOKEN}"
+        yield client
+
+
+def save(client: TestClient, name: str, edits: Any = EDITS) -> Any:
+    return client.post("/api/edits", json={"name": name, "edits": edits})
+
+
+def test_a_bookmark_is_kept_shown_and_taken_away(writable: TestClient) -> None:
+    assert "No feature is bookmarked" in writable.get("/notes").text
+    for _ in range(2):
+        assert writable.put(STAR).status_code == 200
+    (kept,) = writable.get("/api/notes").json()["bookmarks"]
+    assert (kept["sae"], kept["index"], kept["label"]) == (SAE, 9, "")
+    assert f'href="/sae/{SAE}/9"' in writable.get("/notes").text
+    star = '<button type="button" id="star" aria-pressed="{}"'
+    assert star.format("true") in writable.get(f"/sae/{SAE}/9").text
+    assert writable.delete(STAR).json()["bookmarks"] == []
+    assert star.format("false") in writable.get(f"/sae/{SAE}/9").text
+
+
+def test_a_bookmark_outlives_its_sae(writable: TestClient, run: Path) -> None:
+    notes = Notes.open(run / "notes.sqlite")
+    notes.bookmark("another/model", 3)
+    notes.bookmark(SAE, 64)
+    notes.close()
+    assert writable.get("/notes").text.count("does not have it any more") == 2
+    assert writable.delete("/api/sae/another/model/feature/3/bookmark").status_code == 200
+
+
+def test_edits_are_saved_and_opened_by_name(writable: TestClient) -> None:
+    assert save(writable, "l'été / 2").status_code == 200
+    assert save(writable, "l'été / 2", EDITS[1:]).status_code == 200
+    path = "/api/edits/l%27%C3%A9t%C3%A9%20%2F%202"
+    assert writable.get(path).json()["edits"] == EDITS[1:]
+    assert [one["name"] for one in writable.get("/api/notes").json()["edits"]] == ["l'été / 2"]
+    html = writable.get("/notes").text
+    assert "zero: resid_post.0 from &#39;yes&#39; toward &#39;&lt;b&gt;oui" in html
+    missed = writable.get("/api/edits/l%27ete%20%2F%202")
+    assert missed.status_code == 404
+    assert "did you mean l'été / 2" in missed.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "edits", "status", "words"),
+    [
+        (" ", EDITS, 422, "the name of edits: is empty"),
+        ("x" * 201, EDITS, 422, "200"),
+        ("a", [{**EDITS[0], "value": None}], 422, "edit 0: cannot be used; add needs value"),
+        ("a", [EDITS[1], {**EDITS[0], "index": 64}], 404, "from 0 to 63"),
+        ("a", EDITS * 9, 422, "at most 16"),
+    ],
+)
+def test_what_is_no_edit_is_not_kept(
+    writable: TestClient, name: str, edits: Any, status: int, words: str
+) -> None:
+    answer = save(writable, name, edits)
+    assert answer.status_code == status
+    assert words in answer.json()["error"]["message"]
+    assert writable.get("/api/notes").json() == {"bookmarks": [], "edits": []}
+
+
+def test_nobody_writes_without_the_token(writable: TestClient, client: TestClient) -> None:
+    writable.headers["authorization"] = "Bearer x"
+    for answer in (writable.put(STAR), writable.delete(STAR), save(writable, "a")):
+        assert answer.status_code == 401
+    assert client.put(STAR).status_code == 403
+    assert client.get("/api/notes").json() == {"bookmarks": [], "edits": []}
+
+
+def test_only_features_that_are_there_are_kept(writable: TestClient) -> None:
+    assert writable.put(f"/api/sae/{SAE}/feature/64/bookmark").status_code == 404
+    assert writable.put(f"/api/sae/{SAE}x/feature/0/bookmark").status_code == 404
