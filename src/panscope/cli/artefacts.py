@@ -14,7 +14,6 @@ from rich.text import Text
 from panscope import files
 from panscope.cli.tables import manifest_table, metrics_table
 from panscope.cli.terminal import ERR, FOLDER, OUT
-from panscope.errors import ConfigError
 from panscope.place import Place
 
 
@@ -54,13 +53,7 @@ def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
 def _by_meaning(run: Path, notes: Any, text: str, limit: int, sae: str) -> list[Any]:
     from panscope.stages import explain
 
-    recipe = run / "recipe.json"
-    tree = json.loads(recipe.read_text()).get("explain", {}) if recipe.is_file() else {}
-    endpoint = explain.Config.parse(tree, str(recipe)).meaning
-    if endpoint is None:
-        do = "name an embedding model in [explain.meaning] and run panscope explain"
-        raise ConfigError(str(run), "has no labels by meaning", do)
-    return explain.search(endpoint, notes, text, limit, sae)
+    return explain.search(explain.embedding_of(run), notes, text, limit, sae)
 
 
 @click.command()

@@ -1,5 +1,6 @@
 """From an Atlas to labels with scores: features in groups, each written when it is whole."""
 
+import json
 import math
 import time
 from collections import Counter, defaultdict
@@ -22,10 +23,10 @@ from panscope.atlas.labels import Score
 from panscope.atlas.notes import Notes
 from panscope.atlas.queries import Contexts
 from panscope.config import digest_of
-from panscope.errors import NotFound, nearest
+from panscope.errors import ConfigError, NotFound, nearest
 from panscope.events import Advanced, Emit, Finished, Started, Warned
 from panscope.stages.explain import judge, meaning, rules
-from panscope.stages.explain.client import connect
+from panscope.stages.explain.client import connect, refuse_without_library
 from panscope.stages.explain.endpoint import Endpoint
 from panscope.stages.explain.group import LEAST, Explainer, Manner, case, labels
 from panscope.stages.explain.score import Scorer
@@ -62,6 +63,31 @@ class Config(config.Config):
     def at_once(self) -> int:
         """How many features are worked on together."""
         return self.endpoint.at_once if self.by == "endpoint" else 1
+
+
+def config_of(run: Path) -> Config:
+    """Read how the recipe of a run folder explains; a run without one explains as usual.
+
+    Raises ConfigError for a recipe that cannot be used.
+    """
+    path = run / "recipe.json"
+    try:
+        tree = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(str(path), f"is not JSON ({error})", "run a stage again") from error
+    return Config.parse(tree.get("explain", {}), str(path))
+
+
+def embedding_of(run: Path) -> Endpoint:
+    """Return the embedding model that the recipe of a run folder names.
+
+    Raises ConfigError if it names none, or what asks it is not installed.
+    """
+    refuse_without_library()
+    if (endpoint := config_of(run).meaning) is not None:
+        return endpoint
+    do = "name an embedding model in [explain.meaning] and run panscope explain"
+    raise ConfigError(run.resolve().name, "has no labels by meaning", do)
 
 
 def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> Mapping[str, int]:
