@@ -146,6 +146,12 @@ class Contexts:
         _, first = np.unique(self._kinds.to_numpy(), return_index=True)
         return [self.get(int(self._numbers[row])) for row in first]
 
+    def of_kind(self, kind: str, limit: int) -> list[Context]:
+        """Some contexts of a kind of text, evenly spread over all of them."""
+        rows = np.flatnonzero(self._kinds.to_numpy() == kind)
+        spread = np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)
+        return [self.get(int(self._numbers[row])) for row in rows[spread]]
+
     def _rows(self, numbers: Ints) -> Ints:
         rows = np.searchsorted(self._numbers, numbers)
         known = self._numbers[np.minimum(rows, len(self._numbers) - 1)] if rows.size else numbers
