@@ -231,6 +231,12 @@ class Launch:
         with closing(Notes.open(self.out / "notes.sqlite")) as notes:
             explain.run(self.recipe.explain, atlas, notes, self.out / "answers", self.emit)
 
+    def rescore(self) -> None:
+        """Score the labels that people wrote, into `notes.sqlite`."""
+        atlas = Atlas(self.out / "atlas")
+        with closing(Notes.open(self.out / "notes.sqlite")) as notes:
+            explain.rescore(self.recipe.explain, atlas, notes, self.out / "answers", self.emit)
+
     def _suite(self, stage: str) -> Suite:
         """Open the suite; refuse one of another model, warn of another text."""
         suite = Suite.open(self.out / "suite")

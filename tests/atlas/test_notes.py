@@ -74,11 +74,11 @@ def test_texts_and_scores_are_those_of_the_labels_that_are_shown(notes: Notes):
     assert notes.texts(SAE, [5, 3]) == {3: "spring months"}
     assert notes.texts(SAE, range(9)) == {3: "spring months", 4: "dates"}
     assert notes.texts(SAE, []) == notes.texts("no such Sae", [3]) == {}
-    assert (notes.scored(SAE, 0.7), notes.scored(SAE, 0.8)) == ([4], [])
+    assert (notes.scored(SAE, "", 0.7, 1.0), notes.scored(SAE, "", 0.8, 1.0)) == ([4], [])
     notes.add_scores(human, [Score("detection", 0.95, 0.5, 10), Score("detection", 0.6, 0.5, 20)])
-    assert (notes.scored(SAE, 0.5), notes.scored(SAE, 0.61)) == ([3, 4], [4])
+    assert (notes.scored(SAE, "", 0.5, 1.0), notes.scored(SAE, "", 0.61, 1.0)) == ([3, 4], [4])
     notes.add_scores(human, [Score("fuzzing", 0.8, 0.5, 10), Score("detection", None, 0.5, 0, 9)])
-    assert notes.scored(SAE, 0.8) == [3]
+    assert notes.scored(SAE, "", 0.8, 1.0) == [3]
 
 
 def test_averages_are_those_of_current_labels_and_scores(notes: Notes):

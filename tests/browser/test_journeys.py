@@ -225,7 +225,7 @@ def test_labels(tab: Tab) -> None:
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="something rare").wait_for()
     page.goto(f"/search?text=rare&sae={SAE}")
-    page.locator("#hits tbody tr").first.wait_for()
+    page.locator("#hits > li").first.wait_for()
     assert "something rare" in page.locator("#hits").inner_text()
 
 
@@ -285,7 +285,7 @@ def test_map(tab: Tab) -> None:
 
 def test_search(tab: Tab) -> None:
     page = tab.page
-    rows = page.locator("#hits tbody tr")
+    rows = page.locator("#hits > li")
     title = page.locator("#results-title")
     page.goto("/")
     page.keyboard.press("g")
@@ -333,9 +333,23 @@ def test_search(tab: Tab) -> None:
     page.goto(f"/search?by=direction&feature={SAE}/0")
     expect(rows).to_have_count(100)
     check(page)
-    page.get_by_label("Of a feature").fill("resid_post.1")
+    page.get_by_label("Feature", exact=True).fill("resid_post.1")
     page.keyboard.press("Enter")
     expect(page.locator("#status")).to_contain_text("A feature is written as")
+
+    found = page.request.get(f"/api/sae/{SAE}/feature/0/direction").text()
+    page.get_by_text("A vector of numbers").click()
+    page.get_by_label("Numbers, as many").fill(found)
+    page.get_by_label("At site").select_option(SAE.partition("/")[0])
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#hits > li .measure").first).to_have_text("cosine 1.00")
+    check(page)
+    page.reload()
+    expect(rows).to_have_count(100)
+
+    page.goto("/search?by=meaning")
+    expect(page.locator("#missing")).to_contain_text("name an embedding model in [explain.meaning]")
+    check(page)
 
 
 def test_microscope(tab: Tab) -> None:

@@ -198,6 +198,19 @@ def test_two_texts_differ_along_their_mean_difference(model: load.Model, live: L
             live.nearest_to_difference(*texts, wrong, SAES, 5)
 
 
+def test_a_vector_is_compared_where_it_stands(live: Live) -> None:
+    vector = live.direction(SAES[2], 7)
+    near = live.nearest_to_vector(vector, "resid_post.1", SAES, 3)
+    assert (near[0].sae, near[0].index) == (SAES[2], 7)
+    assert near[0].cosine == pytest.approx(1)
+    for wrong, said in (
+        (vector[1:], f"give the {len(vector)} that"),
+        ([0.0] * len(vector), "points nowhere"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            live.nearest_to_vector(wrong, "resid_post.1", SAES, 3)
+
+
 def test_texts_beside_each_other_are_told_in_pieces(model: load.Model, live: Live):
     edit = Edit(action="set", sae=SAES[2], index=3, value=40.0)
     told = list(live.beside("The dog slept", [edit], 6, 0.0, 0))

@@ -92,6 +92,12 @@ class Contexts:
         firsts = [int(np.argmax(self._all.kinds == self._kinds[k])) for k in sorted(self._kinds)]
         return self.some(self._all.numbers[firsts].tolist())
 
+    def of_kind(self, kind: str, limit: int) -> tuple[Context, ...]:
+        """Some contexts of a kind of text, evenly spread over all of them."""
+        rows = np.flatnonzero(self._all.kinds == self._kinds.get(kind, -1))
+        spread = np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)
+        return self.some(self._all.numbers[rows[spread]].tolist())
+
     def _documents(self, start: int, stop: int) -> tuple[int, ...]:
         """The document of each token of a context, given where its tokens lie."""
         first, last = np.searchsorted(self._run_starts, [start, stop]).tolist()

@@ -114,12 +114,13 @@ class Notes:
         )
         return dict(rows)
 
-    def scored(self, sae: str, least: float) -> list[int]:
-        """List the features of a Sae whose shown label has a score of `least` or more."""
+    def scored(self, sae: str, scorer: str, least: float, most: float) -> list[int]:
+        """List the features whose shown label is scored between bounds: by a scorer, or at best."""
         rows = self._rows(
-            f"SELECT latent FROM labels WHERE sae = ? AND {IS_SHOWN} AND EXISTS ("
-            f"  SELECT 1 FROM scores WHERE label = labels.id AND value >= ? AND {IS_NEWEST})",
-            *(sae, least),
+            f"SELECT latent FROM labels WHERE sae = ? AND {IS_SHOWN} AND ("
+            "  SELECT max(value) FROM scores WHERE label = labels.id"
+            f"  AND (? = '' OR scorer = ?) AND {IS_NEWEST}) BETWEEN ? AND ?",
+            *(sae, scorer, scorer, least, most),
         )
         return [index for (index,) in rows]
 

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import uvicorn
@@ -52,6 +52,7 @@ def create_app(
     """
     app = _bare(hosts)
     app.state.run = RunFolder(run, live)
+    app.state.stop = app.state.run.background.cancel
     app.state.token = token
     for part in (
         writing,
@@ -78,6 +79,7 @@ def create_runs_app(
     """Make the app that shows a folder of runs, each behind an address of its own."""
     app = _bare(hosts)
     app.state.runs = runs.Runs(folder, lambda run: create_app(run, None, token, hosts))
+    app.state.stop = app.state.runs.stop
     app.include_router(runs.router)
     app.mount(runs.PREFIX, app.state.runs)
     return app
@@ -87,7 +89,12 @@ def _bare(hosts: frozenset[str] | None) -> FastAPI:
     """Make an app with the one error shape, the gate, and the static files."""
     about = "Everything the pages show, as JSON. Failed requests answer with one error shape."
     app = FastAPI(
-        title="panscope", version=__version__, description=about, docs_url=None, redoc_url=None
+        title="panscope",
+        version=__version__,
+        description=about,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_stopping,
     )
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static")
     app.add_exception_handler(PanscopeError, failures.panscope_error)
@@ -96,6 +103,13 @@ def _bare(hosts: frozenset[str] | None) -> FastAPI:
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(Gate, hosts=hosts)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _stopping(app: FastAPI) -> AsyncIterator[None]:
+    """End what is at work in the background when the server stops."""
+    yield
+    app.state.stop()
 
 
 def _shown(folder: Path, token: str | None = None, hosts: frozenset[str] | None = None) -> FastAPI:

@@ -87,15 +87,33 @@ class Live:
 
         Values are averaged over the tokens of each, the BOS left out.
         """
-        (where, *more) = self._model.sites([site])
-        if more:
-            raise ConfigError(f"site {site}", "means several sites", f"name one, such as {where}")
-        if where.kind not in VECTOR_KINDS:
-            do = "name a site with one vector for each token"
-            raise ConfigError(f"site {site}", "has no direction to compare", do)
+        where = self._site(site)
         with self._lock, torch.inference_mode():
             means = [self._mean(self._encode(t)[0], where) for t in (text, without)]
             return tuple(self._nearest(means[0] - means[1], (where,), saes, limit))
+
+    def nearest_to_vector(
+        self, vector: Sequence[float], site: str, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        """The features of `saes` that write nearest to a direction at a site."""
+        where, direction = self._site(site), torch.tensor(vector)
+        if len(vector) != (d_site := self._model.d_at(where)):
+            do = f"give the {d_site} that {site} has"
+            raise ConfigError("vector", f"has {len(vector)} numbers", do)
+        if not direction.any():
+            raise ConfigError("vector", "points nowhere: all its numbers are 0", "give another")
+        with self._lock:
+            return tuple(self._nearest(direction, (where,), saes, limit))
+
+    def _site(self, name: str) -> Site:
+        """Find the one site that is named, if it has a vector for each token."""
+        (where, *more) = self._model.sites([name])
+        if more:
+            raise ConfigError(f"site {name}", "means several sites", f"name one, such as {where}")
+        if where.kind not in VECTOR_KINDS:
+            do = "name a site with one vector for each token"
+            raise ConfigError(f"site {name}", "has no direction to compare", do)
+        return where
 
     def _mean(self, ids: list[int], site: Site) -> Float[Tensor, " d_site"]:
         row = torch.tensor([ids], device=self._model.device)
