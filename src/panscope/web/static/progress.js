@@ -5,10 +5,13 @@ import { count, number } from "./numbers.js";
 import { element } from "./page.js";
 
 const SAID = { running: "at work", quiet: "no news", done: "done", reused: "was done already" };
+const NAMES = { l0: "L0", fvu: "FVU", threshold_p10: "threshold 10 %", threshold_p50: "threshold 50 %", threshold_p90: "threshold 90 %" };
 const stages = document.getElementById("stages");
 const away = document.getElementById("away");
 const training = document.getElementById("training");
 const warned = document.getElementById("warned");
+
+const named = (metric) => NAMES[metric] ?? metric.replaceAll("_", " ");
 
 function duration(seconds) {
   const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.round(seconds) % 60];
@@ -24,7 +27,7 @@ function timeOf(stage) {
 function stageElement(stage) {
   const bar = element("progress", { max: stage.total || 1, value: stage.total ? stage.done : 1 });
   bar.setAttribute("aria-label", `${stage.stage}: ${stage.done} of ${stage.total} ${stage.unit}`);
-  const metrics = Object.entries(stage.metrics).map(([name, value]) => `${name} ${number(value)}`);
+  const metrics = Object.entries(stage.metrics).map(([name, value]) => `${named(name)} ${number(value)}`);
   const made = element(
     "li",
     { className: `stage ${stage.state}` },
@@ -40,7 +43,7 @@ function stageElement(stage) {
 function drawSaes(saes) {
   const names = [...new Set(Object.values(saes).flatMap(Object.keys))];
   training.hidden = names.length === 0;
-  const head = ["Sae", ...names].map((textContent, n) => element("th", { textContent, scope: "col", className: n ? "n" : "" }));
+  const head = ["Sae", ...names.map(named)].map((textContent, n) => element("th", { textContent, scope: "col", className: n ? "n" : "" }));
   training.querySelector("thead").replaceChildren(element("tr", {}, ...head));
   const rows = Object.entries(saes).map(([sae, numbers]) =>
     element(
