@@ -22,6 +22,7 @@ from panscope.web import (
     contrasts,
     failures,
     freeze,
+    freeze_plan,
     labels,
     neuronpedia,
     notes,
@@ -150,7 +151,7 @@ def serve(
 def freeze_run(run: Path, out: Path, n_features: int, emit: Emit) -> int:
     """Write a run's pages as files, `n_features` of each Sae at most; return how many pages."""
     app = create_app(run)
-    plan = freeze.Plan(app.state.run.catalogue, n_features)
+    plan = freeze_plan.Plan(app.state.run, n_features)
     freeze.freeze(app, plan, out, emit)
     return plan.n_files
 

@@ -3,7 +3,7 @@ import { address } from "./address.js";
 import { ask } from "./ask.js";
 import { number } from "./numbers.js";
 import { element } from "./page.js";
-import { stageElement } from "./stage.js";
+import { named, stageElement } from "./stage.js";
 
 const stages = document.getElementById("stages");
 const away = document.getElementById("away");
@@ -13,7 +13,7 @@ const warned = document.getElementById("warned");
 function drawSaes(saes) {
   const names = [...new Set(Object.values(saes).flatMap(Object.keys))];
   training.hidden = names.length === 0;
-  const head = ["Sae", ...names].map((textContent, n) => element("th", { textContent, scope: "col", className: n ? "n" : "" }));
+  const head = ["Sae", ...names.map(named)].map((textContent, n) => element("th", { textContent, scope: "col", className: n ? "n" : "" }));
   training.querySelector("thead").replaceChildren(element("tr", {}, ...head));
   const rows = Object.entries(saes).map(([sae, numbers]) =>
     element(

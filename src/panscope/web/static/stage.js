@@ -3,6 +3,9 @@ import { count, number } from "./numbers.js";
 import { element } from "./page.js";
 
 const SAID = { running: "at work", quiet: "no news", done: "done", reused: "was done already" };
+const NAMES = { l0: "L0", fvu: "FVU", threshold_p10: "threshold 10 %", threshold_p50: "threshold 50 %", threshold_p90: "threshold 90 %" };
+
+export const named = (metric) => NAMES[metric] ?? metric.replaceAll("_", " ");
 
 function duration(seconds) {
   const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.round(seconds) % 60];
@@ -18,7 +21,7 @@ function timeOf(stage) {
 export function stageElement(stage) {
   const bar = element("progress", { max: stage.total || 1, value: stage.total ? stage.done : 1 });
   bar.setAttribute("aria-label", `${stage.stage}: ${stage.done} of ${stage.total} ${stage.unit}`);
-  const metrics = Object.entries(stage.metrics).map(([name, value]) => `${name} ${number(value)}`);
+  const metrics = Object.entries(stage.metrics).map(([name, value]) => `${named(name)} ${number(value)}`);
   const made = element(
     "li",
     { className: `stage ${stage.state}` },
