@@ -30,7 +30,7 @@ from panscope.stages.describe import features
 from panscope.stages.describe.directions import effects
 from panscope.stages.describe.log import Log
 from panscope.stages.describe.map import How, place
-from panscope.stages.describe.tally import Tally
+from panscope.stages.describe.tally import Tally, scale_of
 from panscope.stages.describe.tokens import Text
 
 STAGE = "describe"
@@ -183,7 +183,7 @@ def _told(
     """Return the features of a Sae, and what the manifest says of it."""
     settings, sae = work.config, saes[name]
     codes = work.log.codes(name, sae.width)
-    scale = work.suite.facts[name]["scale"]
+    scale = work.suite.facts[name].get("scale") or scale_of(codes)
     tally = Tally.zero(sae.width, scale, settings.n_top, len(text.kinds), settings.seed)
     for piece, tokens in zip(codes, text.tokens, strict=True):
         tally.add_(piece, tokens)

@@ -21,15 +21,16 @@ from panscope.sites import Site
 from panscope.stages.exchange import gemma_scope, hub
 from panscope.stages.exchange.foreign import Ends, Foreign, Slide
 from panscope.stages.exchange.formats import FORMATS, format_of
+from panscope.stages.exchange.named import CANONICAL
 
 STAGE = "exchange"
 SUFFIXES = (".npz", ".safetensors", ".pt")
-CANONICAL = "canonical"
 BESIDE = ("sparsity", "examples", "activations_store_state", "activation_whitening")
 """What lies beside weights and is none: it is not fetched."""
+MOST_UNCHOSEN = 8
+"""Files that are fetched unasked: one repository of Gemma Scope has 316, of 300 MB and more."""
 USUAL = ("params", "sae_weights", "sae", "ae", "final")
 """What files of weights are called where the folder's name tells them apart."""
-THRESHOLDS_IN_A_SCALE = 32  # as in Saes trained here: the median lies at 2^-5 of the site's scale
 
 
 def read(
@@ -49,6 +50,8 @@ def read(
     wanted = {"only": list(only), **ends._asdict(), "revision": revision}
     place = hub.locate(source, revision)
     names = chosen(source, [name for name in place.names if _may_be_weights(name)], wanted["only"])
+    if isinstance(place, hub.Repository) and not wanted["only"]:
+        _refuse_many(source, names)
     config, inputs = {"source": source, **wanted}, {"source": place.digest(names)}
     if files.made(into, KIND, config, inputs):
         emit(Finished(STAGE, 0.0, reused=True))
@@ -68,6 +71,14 @@ def read(
     files.seal(into, KIND, config, inputs, {"saes": in_order})
     emit(Finished(STAGE, time.monotonic() - started))
     return Suite.open(into)
+
+
+def _refuse_many(source: str, names: list[str]) -> None:
+    """Raise ConfigError where a whole repository would be fetched that nobody chose from."""
+    if len(names) > MOST_UNCHOSEN:
+        some = PurePosixPath(names[0]).parent
+        do = f"choose, such as {source}/{some}, or write {source}/* for all"
+        raise ConfigError(source, f"holds {len(names)} files of weights", do)
 
 
 def _may_be_weights(name: str) -> bool:
@@ -103,17 +114,9 @@ def _facts(sae_id: str, slide: Slide) -> dict[str, Any]:
         "writes": [str(site) for site in sae.writes],
         "kind": kinds.get((sae.reads == sae.writes, sae.skip is not None), "skip_transcoder"),
         "width": sae.width,
-        "scale": _scale(sae),
         **{key: value for key, value in slide.facts.items() if value is not None},
     }
     return facts if sae.k is None else {**facts, "target_l0": float(sae.k)}
-
-
-def _scale(sae: Sae) -> float:
-    """Guess the size of activations, in whose octaves `describe` counts; files do not say it."""
-    threshold = float(sae.threshold.median())
-    in_latents = float(sae.b_dec.norm() / sae.w_dec.norm(dim=1).median().clamp_min(1e-8))
-    return THRESHOLDS_IN_A_SCALE * threshold if threshold > 0 else in_latents or 1.0
 
 
 def _name(file: Foreign, sae: Sae) -> str:

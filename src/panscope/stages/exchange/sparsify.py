@@ -3,7 +3,7 @@
 encoder.weight (latents, d), encoder.bias, W_dec (latents, d), b_dec, perhaps W_skip (d, d):
 f = the k largest of relu(W (x - b_dec) + b), x' = f W_dec + b_dec + W_skip x; a transcoder does not
 subtract b_dec. Hookpoints are modules below the model: `layers.5` is a layer's output,
-`layers.5.mlp` its MLP's, which in Gemma is not what is added to the stream: say --reads there.
+`layers.5.mlp` its MLP's, which in Gemma is not what is added to the stream: say --site there.
 """
 
 import re
