@@ -109,10 +109,10 @@ def test_junk_in_any_place_of_a_configuration_is_refused_or_not_used(case: str, 
             file = Foreign(weights, f"layers.1/{weights.name}", str(tmp_path), Ends())
             try:
                 form = format_of(file)
-                slide = form.read(file) if form else None
+                slides = form.read(file) if form else []
             except PanscopeError:
                 continue
-            if slide is not None:
+            for slide in slides:
                 json.dumps(slide.facts, allow_nan=False)
                 assert slide.sae.rebuild(torch.ones(1, D)).isfinite().all()
 

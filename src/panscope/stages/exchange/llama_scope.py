@@ -28,7 +28,7 @@ def detect(file: Foreign) -> bool:
     return file.has("W_E", "W_D") or (linear and bool(file.json(CONFIG)))
 
 
-def read(file: Foreign) -> Slide:
+def read(file: Foreign) -> list[Slide]:
     """Read an autoencoder."""
     if file.has("W_E", "W_D"):
         found = "is Llamascopium's format, whose thresholds nobody here has verified"
@@ -48,4 +48,4 @@ def read(file: Foreign) -> Slide:
         torch.full((width,), jump * scale),
         *ends_of(file, text_in(config, "hook_point_in"), None),
     )
-    return Slide(sae, {"architecture": "jumprelu", "model": "meta-llama/Llama-3.1-8B"})
+    return [Slide(sae, {"architecture": "jumprelu", "model": "meta-llama/Llama-3.1-8B"})]

@@ -21,7 +21,7 @@ def detect(file: Foreign) -> bool:
     return file.path.suffix == ".pt" and file.has("pre_bias", "latent_bias", "encoder.weight")
 
 
-def read(file: Foreign) -> Slide:
+def read(file: Foreign) -> list[Slide]:
     """Read an autoencoder with ReLU."""
     activation = file.arrays.get("activation", "ReLU")
     if activation == "TopK":
@@ -34,4 +34,4 @@ def read(file: Foreign) -> Slide:
     b_dec, w_dec = file.take("pre_bias", d), file.take("decoder.weight", d, width).T
     b_enc = centred(file.take("latent_bias", width), w_enc, b_dec)
     sae = Sae(w_enc, b_enc, w_dec, b_dec, torch.zeros(width), *ends_of(file, None, None))
-    return Slide(sae, {"architecture": "relu", "model": None})
+    return [Slide(sae, {"architecture": "relu", "model": None})]

@@ -1,7 +1,7 @@
 """The recipe of a run whose suite was opened: what evaluate, describe and train need besides it.
 
 TOML, for its reader to change. [train] begins at the Saes that were read and asks for their L0;
-those that no training here makes (a layer read and several written) are left out of it.
+parts of what crosses layers, which no training here makes, are left out of it.
 """
 
 import json
@@ -53,7 +53,8 @@ def recipe(suite: Suite, model: str, text: str) -> str:
 
 
 def _can_be_trained(fact: Facts) -> bool:
-    return len(fact["reads"]) == len(fact["writes"]) == 1 or fact["reads"] == fact["writes"]
+    ends = fact["reads"], fact["writes"]
+    return "part_of" not in fact and (ends[0] == ends[1] or len(ends[0]) == len(ends[1]) == 1)
 
 
 def _product(fact: Facts) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def detect(file: Foreign) -> bool:
     )
 
 
-def read(file: Foreign) -> Slide:
+def read(file: Foreign) -> list[Slide]:
     """Read a Sae of any architecture whose latents depend on nothing but their token."""
     config = _modern(file.json("cfg.json"))
     architecture = config.get("architecture", "standard")
@@ -70,7 +70,7 @@ def read(file: Foreign) -> Slide:
         sae = _in_norms(sae, scale)
     texts = {"model": text_in(meta, "model_name"), "text": text_in(meta, "dataset_path")}
     l0 = number_in(meta, "l0")
-    return Slide(sae, {"architecture": _ours(architecture), "l0": l0, **texts})
+    return [Slide(sae, {"architecture": _ours(architecture), "l0": l0, **texts})]
 
 
 def _modern(config: Facts) -> dict[str, Any]:

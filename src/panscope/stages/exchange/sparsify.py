@@ -32,7 +32,7 @@ def detect(file: Foreign) -> bool:
     return file.path.suffix == ".safetensors" and file.has(*names)
 
 
-def read(file: Foreign) -> Slide:
+def read(file: Foreign) -> list[Slide]:
     """Read a sparse coder; one that transcodes reads and writes what the user says."""
     config = file.json("cfg.json")
     if (activation := config.get("activation", "topk")) not in ACTIVATIONS:
@@ -47,7 +47,7 @@ def read(file: Foreign) -> Slide:
         raise file.nameless("what its transcoder writes")
     ends = ends_of(file, _hook(file), None)
     sae = Sae(encoder.T, b_enc, w_dec, b_dec, torch.zeros(width), *ends, k=k, skip=skip)
-    return Slide(sae, {"architecture": "topk", "model": _model(file)})
+    return [Slide(sae, {"architecture": "topk", "model": _model(file)})]
 
 
 def _hook(file: Foreign) -> str | None:
