@@ -280,8 +280,9 @@ def test_llama_scope(tmp_path: Path, taken: Taken):
     assert sae.reads[0].layer == 15
 
 
-def openai(folder: Path, activation: str) -> Arrays:
+def openai(folder: Path, activation: str, bias: float = 1.0) -> Arrays:
     arrays = drawn()
+    arrays |= {name: bias * arrays[name] for name in ("b_enc", "b_dec")}
     tree: dict[str, object] = {"pre_bias": arrays["b_dec"], "latent_bias": arrays["b_enc"]}
     tree |= {"encoder.weight": arrays["W_enc"].T, "decoder.weight": arrays["W_dec"].T}
     tree |= {"activation": activation, "activation_state_dict": {"k": 3}}
@@ -299,9 +300,20 @@ def test_openai(tmp_path: Path, taken: Taken):
     torch.testing.assert_close(sae.rebuild(X), f @ a["W_dec"] + a["b_dec"], rtol=1e-5, atol=1e-5)
 
 
-def test_openais_topk_normalises_its_input_and_is_refused(tmp_path: Path, taken: Taken):
+def test_openais_normalisation_cancels_without_biases(tmp_path: Path, taken: Taken):
+    a = openai(tmp_path / "gpt2", "TopK", bias=0.0)
+    sae = taken(tmp_path / "gpt2", reads="resid_mid.8").load("resid_mid.8/8")
+    mean, deviation = X.mean(1, keepdim=True), X.std(1, keepdim=True)
+    z = (((X - mean) / deviation) @ a["W_enc"]).relu()
+    f = torch.zeros_like(z).scatter(1, z.topk(3).indices, z.topk(3).values)
+    torch.testing.assert_close(sae.encode(X), deviation * f, rtol=1e-5, atol=1e-5)
+    x_hat = f @ a["W_dec"] * deviation + mean
+    torch.testing.assert_close(sae.rebuild(X), x_hat, rtol=1e-5, atol=1e-5)
+
+
+def test_openais_normalisation_with_biases_is_refused_with_the_reason(tmp_path: Path, taken: Taken):
     openai(tmp_path / "gpt2", "TopK")
-    with pytest.raises(Unsupported, match="its own mean and deviation"):
+    with pytest.raises(Unsupported, match="its encoder bias and decoder bias do not follow"):
         taken(tmp_path / "gpt2", reads="resid_mid.8")
 
 
