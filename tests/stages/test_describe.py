@@ -32,7 +32,7 @@ from panscope.stages.describe.companions import companions
 from panscope.stages.describe.directions import effects, elsewhere, near
 from panscope.stages.describe.fired import Fired
 from panscope.stages.describe.map import place
-from panscope.stages.describe.tally import Tally
+from panscope.stages.describe.tally import Tally, scale_of
 from panscope.stages.describe.tokens import Text
 
 N_ROWS, CONTEXT, LATENTS = 24, 16, 5
@@ -429,6 +429,12 @@ def test_a_sae_is_described_by_what_it_reads_and_writes(
             assert atlas.contexts[example.context].tokens == tuple(rows[example.context].tolist())
             fired = f[example.context, :, latent].nonzero().squeeze(1)
             assert example.positions == tuple(fired.tolist())
+
+
+def test_the_scale_of_a_suite_that_says_none_is_the_median_of_maxima():
+    f = torch.tensor([[1.0, 0, 0, 5], [3, 2, 0, 0], [0, 7, 0, 0]])
+    assert scale_of([codes_of(f[:2]), codes_of(f[2:])]) == 5
+    assert scale_of([codes_of(torch.zeros(2, 4))]) == 1
 
 
 def test_a_sampled_firing_is_as_likely_as_any_other():

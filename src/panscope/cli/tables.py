@@ -71,6 +71,28 @@ def metrics_table(facts: Any) -> Table:
     return table
 
 
+def opened_table(facts: Any) -> Table:
+    """Lay out what foreign files hold and say: a row a Sae."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("Sae", overflow="fold")
+    for name in ("reads", "architecture"):
+        table.add_column(name)
+    for name in ("width", "L0"):
+        table.add_column(name, justify="right")
+    for name in ("format", "model"):
+        table.add_column(name)
+    for fact in facts:
+        l0, reads = fact.get("l0") or fact.get("target_l0"), ", ".join(fact["reads"])
+        said = (
+            str(fact["width"]),
+            f"{l0:g}" if l0 else "-",
+            fact["format"],
+            fact.get("model", "-"),
+        )
+        table.add_row(fact["sae"], reads, fact["architecture"], *said)
+    return table
+
+
 def _errors_table(facts: Any) -> Table:
     """Lay out what a store's type has cost: a row a site, in the order of a forward pass."""
     table = Table(box=None, header_style="bold", pad_edge=False)

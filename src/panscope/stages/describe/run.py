@@ -31,7 +31,7 @@ from panscope.stages.describe.directions import effects
 from panscope.stages.describe.fired import Fired
 from panscope.stages.describe.log import Log
 from panscope.stages.describe.map import How, place
-from panscope.stages.describe.tally import Tally
+from panscope.stages.describe.tally import Tally, scale_of
 from panscope.stages.describe.tokens import Text
 
 STAGE = "describe"
@@ -184,7 +184,7 @@ def _told(
     """Return the features of a Sae, and what the manifest says of it."""
     settings, sae = work.config, saes[name]
     fired = Fired.of(work.log.codes(name, sae.width))
-    scale = work.suite.facts[name]["scale"]
+    scale = work.suite.facts[name].get("scale") or scale_of(fired.codes)
     tally = Tally.zero(sae.width, scale, settings.n_top, len(text.kinds), settings.seed)
     for firings, tokens in zip(fired.by_latent, text.tokens, strict=True):
         tally.add_(firings, tokens)

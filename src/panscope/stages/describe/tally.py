@@ -9,6 +9,7 @@ Memory a latent, in bytes: 8 bins + 24 + 8 kinds + 16 (2 n_top + SAMPLES * sampl
 ten strongest and four kinds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -80,3 +81,15 @@ class Tally:
         lots = body.lots_of(firings, tokens.origins, self.seed * SALT % (1 << 62))
         sample_bins = bins // BINS_PER_SAMPLE_BIN
         body.offer_(self.sampled, firings, lots, tokens.origins, tokens.rows, sample_bins)
+
+
+def scale_of(pieces: Sequence[Codes]) -> float:
+    """Return the scale for a Sae whose suite says none: the median of its latents' maxima.
+
+    In Saes trained here maxima lie at the site's scale too. 1 where nothing fired.
+    """
+    maxima = torch.zeros(pieces[0].width)
+    for piece in pieces:
+        maxima.scatter_reduce_(0, piece.latents.long(), piece.values, "amax")
+    fired = maxima[maxima > 0]
+    return float(fired.median()) if len(fired) else 1.0
