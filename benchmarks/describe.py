@@ -37,6 +37,7 @@ from panscope.stages.describe.tally import Tally
 from panscope.stages.describe.tokens import Text
 
 CONTEXT, PASS_ROWS, PIECE_PASSES = 128, 32, 4
+BESIDE = ("log", "tally", "companions", "examples")
 
 
 class Size(NamedTuple):
@@ -139,7 +140,10 @@ def main() -> None:
         share = spent / seconds["encode"]
         print(f"{what:>12}  {spent:7.2f} s  {spent / n_tokens * 1e6:8.2f} us/token  {share:6.1%}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"l0": l0, "tokens": n_tokens, "peak_bytes": peak, **seconds}))
+    beside = sum(seconds[what] for what in BESIDE) / seconds["encode"]
+    facts = {"l0": l0, "tokens": n_tokens, "peak_bytes": peak, "beside": beside}
+    print(f"{'beside':>12}  {beside:.1%} of encoding: {', '.join(BESIDE)}")
+    print(json.dumps({**facts, **seconds}))
 
 
 if __name__ == "__main__":

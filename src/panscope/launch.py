@@ -39,7 +39,6 @@ from panscope.stages.harvest import RowsFrom
 from panscope.stages.harvest import Work as Harvest
 from panscope.stages.train import Work as Training
 from panscope.stages.train import memory, sweep
-from panscope.stages.train.objective import Saes
 from panscope.stages.train.sweep import Spec
 
 
@@ -75,15 +74,8 @@ class Launch:
     @cached_property
     def specs(self) -> tuple[Spec, ...]:
         """The Saes that the recipe asks for, in the order of a forward pass."""
-        wanted = self.recipe.train
-        more = tuple(saes.model_copy(update=self._named(saes)) for saes in wanted.more)
-        named = wanted.model_copy(update={**self._named(wanted), "more": more})
+        named = sweep.named(self.recipe.train, self.model.sites)
         return sweep.specs(named, self.model.n_layers)
-
-    def _named(self, saes: Saes) -> dict[str, tuple[str, ...]]:
-        """Find the model's sites for what a recipe calls them."""
-        asked = {"sites": saes.sites, "writes": saes.writes}
-        return {key: tuple(map(str, self.model.sites(names))) for key, names in asked.items()}
 
     @property
     def sites(self) -> tuple[Site, ...]:

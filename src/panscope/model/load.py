@@ -20,9 +20,10 @@ from torch.nn import LayerNorm, Module
 
 from panscope import config
 from panscope.errors import ConfigError, Corrupt, Unsupported
-from panscope.model import aliases, ends
+from panscope.model import aliases
 from panscope.model.families import Family, family_of, matrix
 from panscope.model.folder import POCKET, WEIGHTS, folder_or_id, pocket_file
+from panscope.model.outline import Outline, size_at
 from panscope.model.pieces import piece
 from panscope.model.quiet import explained, quiet
 from panscope.model.shape import Shape, no_vector, refuse_another, shape_of
@@ -96,7 +97,9 @@ class Model:
         if site.kind == "attn_z":
             return len(matrix(self.module_at(site)))
         if site.is_path:
-            return self._measured(site)
+            place = self.family.place(site)
+            assert place.end != "inside"
+            return size_at(self.lm, self.module_at(site), place.end, site)
         if site.kind not in VECTOR_KINDS:
             do = "read it with tap.run, or name an end of a projection, such as q_proj.output"
             raise no_vector(site, do)
@@ -142,23 +145,6 @@ class Model:
         gained = self.family.gain(norm)[:, None] * read
         return gained - gained.mean(0) if isinstance(norm, LayerNorm) else gained
 
-    @torch.no_grad()
-    def _measured(self, site: Site) -> int:
-        """Read the size off a pass over two rows of three tokens."""
-        shapes: list[tuple[int, ...]] = []
-        place = self.family.place(site)
-        assert place.end != "inside"
-
-        def measure(value: Any) -> Any:
-            shapes.append(tuple(getattr(value, "shape", ())))
-            return value
-
-        with ends.register(self.module_at(site), place.end, measure):
-            self.lm(torch.full((2, 3), self.bos_id, device=self.device), use_cache=False)
-        if not shapes or len(shapes[0]) != 3 or shapes[0][:2] != (2, 3):
-            raise no_vector(site, "name the end of another module")
-        return shapes[0][2]
-
     def module_at(self, site: Site) -> Module:
         """Return the module at one of whose ends, or in whose function, a site is."""
         path = self.family.place(site).path
@@ -197,13 +183,17 @@ def read_shape(config: Config) -> Shape:
 
     Raises NotFound if neither is there.
     """
-    if config.shape is not None:
-        return config.shape
+    return config.shape or read_outline(config).shape
+
+
+def read_outline(config: Config) -> Outline:
+    """Return a model without its weights, from its configuration; NotFound if there is none."""
     path = str(pocket_file("")) if config.name == POCKET else config.name
     with quiet(), explained(config.name), torch.device("meta"):
         family = family_of(_described(path), config.name)
         described = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-        return shape_of(transformers.AutoModelForCausalLM.from_config(described), family)
+        lm = transformers.AutoModelForCausalLM.from_config(described).eval()
+    return Outline(lm, family, shape_of(lm, family))
 
 
 def is_here(config: Config) -> bool:

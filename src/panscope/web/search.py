@@ -10,6 +10,7 @@ import fastapi
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from panscope.atlas.labels import Label
 from panscope.atlas.queries import Query
 from panscope.atlas.records import FeatureRow
 from panscope.errors import ConfigError, NotFound, nearest

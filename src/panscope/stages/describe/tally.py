@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from panscope.kernels.bodies import counting
-from panscope.kernels.firings import Firings
+from panscope.kernels.firings import Codes, Firings
 from panscope.stages.describe.tokens import Tokens
 from panscope.stats import LogHistogram, TopK
 
