@@ -37,7 +37,7 @@ from panscope.stages.describe.tally import Tally
 from panscope.stages.describe.tokens import Text
 
 CONTEXT, PASS_ROWS, PIECE_PASSES = 128, 32, 4
-BESIDE = ("log", "tally", "companions", "examples")
+BESIDE = ("log", "sort", "tally", "companions", "examples")
 
 
 class Size(NamedTuple):
