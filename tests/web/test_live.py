@@ -96,6 +96,18 @@ def test_the_microscope_lists_the_strongest(model: load.Model, live: Live) -> No
             assert list(seen.values) == pytest.approx(shown, abs=1e-4)
 
 
+def test_saes_unused_longest_are_let_go(
+    live: Live, real_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = live.microscope(TEXT, 4, 1.0, SAES)
+    monkeypatch.setattr("panscope.web.live.SAES_BYTES", 2 * live._saes.bytes // 3)
+    small = Live(real_run / "suite", Catalogue(Atlas(real_run / "atlas")))
+    assert small.microscope(TEXT, 4, 1.0, SAES) == whole
+    assert [name in small._saes for name in SAES] == [False, True, True]
+    assert small.activations(TEXT, SAES[0], 3) == live.activations(TEXT, SAES[0], 3)
+    assert [name in small._saes for name in SAES] == [True, False, True]
+
+
 def test_dense_features_are_left_out(live: Live, real_run: Path) -> None:
     density = Catalogue(Atlas(real_run / "atlas")).columns(SAES[0]).density
     answer = live.microscope(TEXT, 20, 0.03, SAES[:1])

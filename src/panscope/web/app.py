@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from panscope import __version__
 from panscope.allocator import share_freed_memory
+from panscope.atlas.features import take_memory_from_the_system
 from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Emit
 from panscope.web import (
@@ -139,6 +140,7 @@ def serve(
     without a readable atlas.
     """
     share_freed_memory()
+    take_memory_from_the_system()
     app = _shown(run, token, _names_of(host))
     with _listening(host, port) as listener:
         key = f"/#token={token}" if token else ""
@@ -165,7 +167,11 @@ def _listening(host: str, port: int) -> socket.socket:
     if not 0 <= port < 1 << 16:
         raise ConfigError(f"port {port}", "is not a port", "give --port 1 to 65535")
     try:
-        return socket.create_server((host, port), backlog=128)
+        listener = socket.create_server((host, port), backlog=128)
+        # Or a page's last packet waits 40 ms for the delayed ACK of its first: asyncio sends at
+        # once on its own sockets, not on one that it is given.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"port {port}", "is in use", "give another with --port") from error
