@@ -31,7 +31,7 @@ from panscope.stages import harvest
 CONFIG = harvest.Config(
     sites=("resid_post.0", "attn_z.1"), tokens=60, bucket_tokens=32, batch_rows=2, seed=3
 )
-SEVERAL = 20
+SEVERAL = 10
 TWO_SHARDS = CONFIG.model_copy(update={"sites": ("attn_z.1",), "tokens": 40})
 
 

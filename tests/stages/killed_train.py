@@ -51,7 +51,7 @@ CONFIG = Config(
 )
 LONGER = Saes(sites=("resid_post.0",), widths=(16,), target_l0=(2.0,), tokens=(N_STEPS + 11) * SIZE)
 PARTS = CONFIG.model_copy(update={"more": (*CONFIG.more, LONGER)})
-AT_INSTANTS, AT_TIMES = 10, 3  # folders
+AT_INSTANTS, AT_TIMES = 7, 3  # folders
 
 
 def batches_from(first: int, sites: tuple[Site, ...]) -> Iterator[dict[Site, Tensor]]:

@@ -97,7 +97,7 @@ def test_killed_at_any_instant_it_ends_with_the_same_bytes(tmp_path: Path):
     command = [sys.executable, str(SCRIPT), str(tmp_path)]
     done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["at instants"] >= 15
+    assert json.loads(done.stdout)["at instants"] >= 10
     uninterrupted = bytes_of(tmp_path / "whole")
     resumed = [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "whole"]
     assert len(resumed) == SCENE["AT_INSTANTS"] + SCENE["AT_TIMES"]
