@@ -14,7 +14,7 @@ NATIVE := $(wildcard src/panscope/kernels/native/*)
 MEASURED := $(or $(wildcard $(PEERS)/.installed),$(VENV)/.installed)
 MEASURE := $(dir $(MEASURED))bin/python
 
-.PHONY: demo test lint bench peers dashboard quality screenshot clean
+.PHONY: demo test lint bench peers dashboard quality pictures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/panscope demo --output $(RUN) $(ARGS)
@@ -44,11 +44,13 @@ peers: $(PEERS)/.installed
 
 dashboard: $(DASHBOARD)/.installed
 
-# The README's picture, made by the browser test: of a fixture, or of a page of a running server,
-# `make screenshot PAGE='http://127.0.0.1:8000/sae/resid_post.2/w1024_l0_20_s0/7?text=Once upon'`.
-screenshot: $(VENV)/.developed
-	PANSCOPE_SCREENSHOT=docs/screenshot.png $(if $(PAGE),PANSCOPE_PAGE='$(PAGE)') \
-	  $(BIN)/pytest tests/browser -k screenshot
+# The pictures of README and docs, from the demo's run: labels of one Sae and a contrast are added
+# to it, which takes three minutes.
+pictures: $(VENV)/.developed
+	$(BIN)/panscope demo --output $(RUN) --no-serve
+	$(BIN)/panscope explain demo --output $(RUN) --sae 'resid_post.2/*'
+	$(BIN)/panscope contrast $(RUN) --a docs/pictures/german.txt --b docs/pictures/english.txt
+	$(BIN)/python docs/pictures/make.py $(RUN)
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(DASHBOARD)

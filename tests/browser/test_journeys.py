@@ -1,9 +1,7 @@
 """Journeys, each in light, in dark and on a phone; any word on the console is a failure."""
 
 import json
-import os
 import re
-from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import numpy as np
@@ -512,13 +510,3 @@ def test_numbers_are_written_alike_in_python_and_on_the_page(tab: Tab) -> None:
     assert [pair[0] for pair in shown] == [numbers.number(value) for value in values]
     shown = tab.page.evaluate(script, positive)
     assert [pair[1] for pair in shown] == [numbers.density(value) for value in positive]
-
-
-@pytest.mark.parametrize("tab", ["light"], indirect=True)
-def test_screenshot_for_the_readme(tab: Tab, screenshot_to: Path) -> None:
-    """Of the fixture, or of a page of a running server: PANSCOPE_PAGE, with a text to test."""
-    tab.page.goto(os.environ.get("PANSCOPE_PAGE", f"/sae/{SAE}/0?text={TEXT}"))
-    tab.page.locator("#test-result .t.peak").wait_for()
-    screenshot_to.parent.mkdir(parents=True, exist_ok=True)
-    tab.page.screenshot(path=screenshot_to)
-    assert screenshot_to.stat().st_size > 10_000

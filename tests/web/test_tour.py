@@ -63,7 +63,7 @@ def test_the_page_holds_its_puzzles_and_steers_with_their_features(client: TestC
     assert [puzzle["level"] for puzzle in data["puzzles"]] == ["easy", "medium", "hard"]
     assert data["sae"] == SAES[2]
     for puzzle in data["puzzles"]:
-        feature = quote(f"{SAES[2]}:{puzzle['index']}*3")
+        feature = quote(f"{SAES[2]}:{puzzle['index']}*1")
         assert f"feature={feature}" in html
 
 
