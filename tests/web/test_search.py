@@ -99,6 +99,8 @@ def test_a_layer_is_that_of_the_sites(client: TestClient) -> None:
     at = get(client, "/api/search/features", layer=1, limit=500)
     assert {hit["sae"] for hit in at["hits"]} == set(SAES[1:])
     assert client.get("/api/search/features", params={"layer": 2}).status_code == 404
+    fired = post(client, "/api/search/prompt", text=TEXT, layer=0, limit=500)
+    assert {hit["sae"] for hit in fired["hits"]} == {SAES[0]}
     none = client.get("/api/search/features", params={"layer": 0, "sites": "resid_post.*"})
     assert "layer 0: has no such Sae; known: 1" in none.json()["error"]["message"]
 

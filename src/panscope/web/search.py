@@ -87,6 +87,7 @@ class PromptRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     text: Text
     sites: str = Field(default="", max_length=200)
+    layer: int | None = Field(default=None, ge=0)
     tokens: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list, max_length=4_096)
     by: Literal["share", "value", "sum"] = "share"
     max_density: float = Field(default=1.0, gt=0, le=1)
@@ -185,7 +186,7 @@ def by_prompt(run: Run, request: PromptRequest) -> Hits:
 
     They are sought among the 20 strongest of each token in each Sae.
     """
-    saes = saes_at(run, request.sites)
+    saes = saes_at(run, request.sites, request.layer)
     with run.turns.take():
         seen = run.live.microscope(request.text, N_CANDIDATES, request.max_density, saes)
     ranked = sorted(_strengths(seen, request), key=lambda found: -found[2])

@@ -13,26 +13,42 @@ const said = document.getElementById("said");
 const stop = document.getElementById("cancel");
 let begun = false; // from this page: when it is done it opens
 
+const isList = (set) => fields[set].value.trim().startsWith("[");
+
 // A prompt a line, or a JSON list, whose prompts may hold line breaks.
 function prompts(set) {
   const typed = fields[set].value.trim();
-  if (!typed.startsWith("[")) return typed.split("\n").filter((line) => line.trim());
-  const list = JSON.parse(typed);
+  return isList(set) ? listed(typed, set) : typed.split("\n").filter((line) => line.trim());
+}
+
+function listed(typed, set) {
+  let list;
+  try {
+    list = JSON.parse(typed);
+  } catch (error) {
+    throw new Error(`Set ${set} begins like a JSON list and is none`, { cause: error });
+  }
   if (!list.every((prompt) => typeof prompt === "string")) throw new Error(`Set ${set} is a list of other things than texts`);
   return list;
+}
+
+function enough(set) {
+  const found = prompts(set);
+  if (found.length < form.dataset.fewest) throw new Error(`Set ${set} has ${found.length} prompts; give ${form.dataset.fewest} or more`);
+  return found;
 }
 
 function showCount(set) {
   const place = form.querySelector(`[data-count="${set}"]`);
   const kind = fields[`${set}_kind`].value;
   fields[set].disabled = Boolean(kind);
-  const n = fields[set].value.trim().startsWith("[") ? null : prompts(set).length;
+  const n = isList(set) ? null : prompts(set).length;
   place.classList.toggle("enough", n >= Number(form.dataset.fewest));
   place.textContent = kind ? `passages of ${kind}` : n === null ? "a JSON list" : `${n} ${n === 1 ? "prompt" : "prompts"}`;
 }
 
 function request() {
-  const sets = Object.fromEntries(["a", "b"].flatMap((set) => (fields[`${set}_kind`].value ? [[`${set}_kind`, fields[`${set}_kind`].value]] : [[set, prompts(set)]])));
+  const sets = Object.fromEntries(["a", "b"].flatMap((set) => (fields[`${set}_kind`].value ? [[`${set}_kind`, fields[`${set}_kind`].value]] : [[set, enough(set)]])));
   const answers = [fields.answer_1.value, fields.answer_2.value].filter(Boolean);
   return { name: fields.name.value, pool: fields.pool.value, answers, ...sets };
 }
@@ -104,8 +120,6 @@ form.addEventListener("submit", begin);
 form.addEventListener("input", () => ["a", "b"].forEach(showCount));
 for (const input of form.querySelectorAll("[data-into]")) input.onchange = () => fill(input);
 stop.onclick = cancel;
-if (document.documentElement.dataset.frozen === undefined) {
-  if (authorisation().authorization) await offerForm();
-  ["a", "b"].forEach(showCount);
-  look();
-}
+["a", "b"].forEach(showCount);
+if (authorisation().authorization) await offerForm();
+look();

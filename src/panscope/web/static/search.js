@@ -73,7 +73,7 @@ function asked(offset) {
   if (by === "meaning") return ["/api/search/meanings", { text: value("text"), sae: value("sae"), limit: WINDOW }];
   if (by === "numbers") return [`/api/search/features?${numbers(window)}`];
   if (by === "direction") return ["/api/search/direction", { ...direction(), sites: value("sites"), limit: 2 * WINDOW }];
-  const what = { text: fields.text.value, sites: value("sites"), tokens: [...chosen], by: value("rank"), max_density: Number(value("density")) };
+  const what = { text: fields.text.value, sites: value("sites"), layer: value("layer") ? Number(value("layer")) : null, tokens: [...chosen], by: value("rank"), max_density: Number(value("density")) };
   return ["/api/search/prompt", { ...what, limit: 2 * WINDOW }];
 }
 
