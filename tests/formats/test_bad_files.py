@@ -84,6 +84,14 @@ def test_configurations_that_cannot_be_used(case: str, saelens: Path, taken: Tak
         taken(saelens)
 
 
+def test_latents_below_zero_are_refused(tmp_path: Path, taken: Taken):
+    folder = Path(shutil.copytree(DATA / "sparsify/run/layers.1.mlp", tmp_path / "layers.1.mlp"))
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config | {"signed": True}))
+    with pytest.raises(Unsupported, match="signed: keeps latents below zero too"):
+        taken(tmp_path)
+
+
 JUNK = (None, [], {}, "x", "../../x", -1, 0, 10**30, float("inf"), float("nan"), True)
 CONFIGS = {
     "saelens/jumpreluskiptranscoder": "cfg.json",

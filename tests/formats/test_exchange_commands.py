@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from tests.formats.conftest import Made, random_sae
 from tests.formats.test_from_specification import drawn, save_npz
 
 from panscope.atlas.features import Atlas
@@ -25,7 +26,8 @@ def test_open_and_export(tmp_path: Path):
     done = panscope("open", DATA / "saelens/jumprelu", "--output", run)
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
-    assert "resid_post.1/jumprelu resid_post.1 jumprelu 10 - saelens tiny" in said
+    assert "saelens: Saes of tiny" in said
+    assert "resid_post.1/jumprelu resid_post.1 jumprelu 10 -" in said
     assert "seen.safetensors is in no format we know" in said
     assert f"panscope describe {run}/recipe.toml --output {run}" in said
     again = panscope("open", DATA / "saelens/jumprelu", "--output", run)
@@ -56,6 +58,21 @@ def test_another_source_does_not_overwrite_a_suite(tmp_path: Path):
     done = panscope("open", DATA / "saelens/topk", "--output", tmp_path)
     assert done.exit_code == 2
     assert "holds a suite made from another recipe" in " ".join(done.output.split())
+
+
+def test_our_own_suite_needs_no_opening(made: Made):
+    suite = made({"resid_post.1/x": random_sae()})
+    for place in (suite.folder, suite.folder.parent):
+        done = panscope("open", place, "--output", suite.folder.parent / "again")
+        assert done.exit_code == 2
+        assert "holds a suite of panscope; use it as it is" in " ".join(done.output.split())
+
+
+def test_a_wrong_site_is_answered_with_the_nearest(tmp_path: Path):
+    save_npz(tmp_path / "some/layer_3/width_10", drawn())
+    done = panscope("open", tmp_path / "some", "--site", "mlp_uot", "--output", tmp_path / "run")
+    assert done.exit_code == 3
+    assert "did you mean mlp_out" in " ".join(done.output.split())
 
 
 def test_names_are_taken_apart():

@@ -72,23 +72,21 @@ def metrics_table(facts: Any) -> Table:
 
 
 def opened_table(facts: Any) -> Table:
-    """Lay out what foreign files hold and say: a row a Sae."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    """Lay out what foreign files hold and say: a row a Sae; above, what is the same for all."""
+    kinds, models = (
+        ", ".join(sorted({str(fact.get(key, "a model not named")) for fact in facts}))
+        for key in ("format", "model")
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False, title=f"{kinds}: Saes of {models}")
+    table.title_justify, table.title_style = "left", "bold"
     table.add_column("Sae", overflow="fold")
     for name in ("reads", "architecture"):
         table.add_column(name)
     for name in ("width", "L0"):
         table.add_column(name, justify="right")
-    for name in ("format", "model"):
-        table.add_column(name)
     for fact in facts:
         l0, reads = fact.get("l0") or fact.get("target_l0"), ", ".join(fact["reads"])
-        said = (
-            str(fact["width"]),
-            f"{l0:g}" if l0 else "-",
-            fact["format"],
-            fact.get("model", "-"),
-        )
+        said = (str(fact["width"]), f"{l0:g}" if l0 else "-")
         table.add_row(fact["sae"], reads, fact["architecture"], *said)
     return table
 

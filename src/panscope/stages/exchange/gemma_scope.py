@@ -116,7 +116,7 @@ def _layer(file: Foreign) -> int | None:
 
 
 def _l0(file: Foreign) -> float | None:
-    found = re.search(r"average_l0_(\d+)", file.name)
+    found = re.search(r"average_l0_(\d+)", f"{file.source}/{file.name}")
     return float(found[1]) if found else None
 
 

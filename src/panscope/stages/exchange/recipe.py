@@ -13,6 +13,13 @@ from panscope import files
 from panscope.sae.suite import Suite
 from panscope.stages.exchange.foreign import Facts
 
+OWNERS = {
+    "gemma-": "google",
+    "gpt2": "openai-community",
+    "pythia-": "EleutherAI",
+    "Llama-": "meta-llama",
+    "Qwen": "Qwen",
+}
 L0_UNKNOWN = 50.0
 """Asked for where no file says an L0: between Gemma Scope 2's medium and large."""
 
@@ -34,7 +41,19 @@ def write_recipe(run: Path, suite: Suite, model: str | None, text: str) -> Path 
 def model_of_all(suite: Suite) -> str | None:
     """Return the model that all Saes' files name; None if they name none, or several."""
     names = {fact.get("model") for fact in suite.facts.values()}
-    return names.pop() if len(names) == 1 else None
+    name = names.pop() if len(names) == 1 else None
+    return None if name is None else on_the_hub(name)
+
+
+def on_the_hub(name: str) -> str:
+    """Spell out a model's short name, as TransformerLens and SAELens write it.
+
+    >>> on_the_hub("gpt2-small"), on_the_hub("gemma-2-2b"), on_the_hub("me/my-model")
+    ('openai-community/gpt2', 'google/gemma-2-2b', 'me/my-model')
+    """
+    name = "gpt2" if name == "gpt2-small" else name
+    owners = (owner for prefix, owner in OWNERS.items() if name.startswith(prefix))
+    return f"{next(owners)}/{name}" if "/" not in name and name.startswith(tuple(OWNERS)) else name
 
 
 def recipe(suite: Suite, model: str, text: str) -> str:

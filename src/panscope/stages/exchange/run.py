@@ -50,6 +50,7 @@ def read(
     started = time.monotonic()
     wanted = {"only": list(only), **ends._asdict(), "revision": revision}
     place = hub.locate(source, revision)
+    _refuse_ours(source, place.names)
     names = chosen(source, [name for name in place.names if _may_be_weights(name)], wanted["only"])
     if isinstance(place, hub.Repository) and not wanted["only"]:
         _refuse_many(source, names)
@@ -73,6 +74,13 @@ def read(
     files.seal(into, KIND, config, inputs, {"saes": in_order})
     emit(Finished(STAGE, time.monotonic() - started))
     return Suite.open(into)
+
+
+def _refuse_ours(source: str, names: Iterable[str]) -> None:
+    """Raise ConfigError for a suite: our weights have the names of Gemma Scope 2's."""
+    if {files.MANIFEST, "sae.json"} <= {PurePosixPath(name).name for name in names}:
+        do = f"use it as it is, or, on the Hub, panscope pull {source}"
+        raise ConfigError(source, "holds a suite of panscope", do)
 
 
 def _refuse_many(source: str, names: list[str]) -> None:

@@ -37,6 +37,9 @@ def read(file: Foreign) -> list[Slide]:
     config = file.json("cfg.json")
     if (activation := config.get("activation", "topk")) not in ACTIVATIONS:
         raise file.unknown("activation", activation, ACTIVATIONS)
+    if config.get("signed"):  # of versions before 1: the k largest of either sign
+        found = "keeps latents below zero too, which no Sae here does"
+        raise Unsupported(f"{file.path}: signed", found, "read one with signed = false")
     encoder = file.take("encoder.weight", None, None)
     width, d = encoder.shape
     w_dec, b_dec = file.take("W_dec", width, d), file.take("b_dec", d)
