@@ -44,13 +44,11 @@ CONFIG = Config(
         learning_rate=4e-3, warmup_steps=5, decay_share=0.3, sparsity_warmup_steps=10
     ),
     threshold=Threshold(initial=0.01, bandwidth=0.02, rate=4.0),
-    more=(
-        Saes(sites=("mlp_out.1",), widths=(20,), architecture="batch_topk", target_l0=(3.0,)),
-        Saes(sites=("mlp_out.1",), widths=(20,), sparsity=(0.01,)),
-    ),
+    more=(Saes(sites=("mlp_out.1",), widths=(20,), sparsity=(0.01,)),),
 )
+TOPK = Saes(sites=("mlp_out.1",), widths=(20,), architecture="batch_topk", target_l0=(3.0,))
 LONGER = Saes(sites=("resid_post.0",), widths=(16,), target_l0=(2.0,), tokens=(N_STEPS + 11) * SIZE)
-PARTS = CONFIG.model_copy(update={"more": (*CONFIG.more, LONGER)})
+PARTS = CONFIG.model_copy(update={"more": (*CONFIG.more, TOPK, LONGER)})
 AT_INSTANTS, AT_TIMES = 7, 3  # folders
 
 

@@ -524,7 +524,7 @@ def test_what_training_says(whole: tuple[dict[str, bytes], list[Event]]):
         20 * 64,
         ["resid_post.0/w24_l0_2_s0"],
     )
-    assert (last.step, last.tokens, len(last.saes)) == (N_STEPS, N_STEPS * 64, 3)
+    assert (last.step, last.tokens, len(last.saes)) == (N_STEPS, N_STEPS * 64, 2)
     assert all(m["fvu"] < first.saes["resid_post.0/w24_l0_2_s0"]["fvu"] for m in last.saes.values())
     for sae, counts in last.densities.items():
         assert len(counts) == len(last.density_edges) - 1

@@ -1,6 +1,6 @@
 """Text on its way into a model: documents, tokens, packed rows; everything streams.
 
-    documents   read one by one
+    documents   read one by one (`documents`)
     split       each document is held out or not by a hash of its number
     rows        documents one after another, each behind its own BOS, cut to `context` tokens; a row
                 begins with a BOS even where it cuts a document
