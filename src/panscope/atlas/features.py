@@ -162,7 +162,7 @@ class Atlas:
         name = features_file(self.sae(sae).sae)
         # By a reader of its own, since a reader keeps the bytes of the columns it has read.
         known = self._parquet(name).metadata
-        with pq.ParquetFile(self.folder / name, metadata=known) as file:
+        with pq.ParquetFile(self._checked(name), metadata=known) as file:
             return file.read(columns=list(names))
 
     def group_of(self, sae: str, index: int, *names: str) -> tuple[pa.Table, int]:
