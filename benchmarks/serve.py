@@ -73,13 +73,16 @@ def in_ms(run: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - begun)
 
 
+def width_of(name: str) -> int:
+    return int(name.partition("/w")[2].partition("_")[0])
+
+
 def paths(names: list[str], seed: int) -> Iterator[str]:
     """Feature pages at random, without end."""
     chosen = random.Random(seed)
     while True:
         name = chosen.choice(names)
-        width = int(name.partition("/w")[2].partition("_")[0])
-        yield f"/sae/{name}/{chosen.randrange(width)}"
+        yield f"/sae/{name}/{chosen.randrange(width_of(name))}"
 
 
 def under_load(address: str, asked: Iterator[str], n: int) -> list[float]:
@@ -117,9 +120,27 @@ def quantile(times: list[float], share: float) -> float:
     return sorted(times)[min(len(times) - 1, int(share * len(times)))]
 
 
+LISTS = {
+    "home_ms": "/",
+    "sae_page_ms": "/sae/{sae}",
+    "sae_list_ms": "/api/sae/{sae}/features?sort=max",
+    "search_page_ms": "/search",
+    "search_ms": "/api/search/features?text=w12&limit=50",
+}
+
+
+def lists(address: str, sae: str) -> dict[str, float]:
+    asked = {name: path.format(sae=sae) for name, path in LISTS.items()}
+    return {
+        name: statistics.median(in_ms(lambda path=path: get(address, path)) for _ in range(9))
+        for name, path in asked.items()
+    }
+
+
 def pages(run: Path, names: list[str], n_loaded: int, n_views: int) -> dict[str, float]:
     with serving(run) as (address, process, _):
         first = [in_ms(lambda name=name: get(address, f"/sae/{name}/0")) for name in names]
+        listed = lists(address, names[-1])
         times = under_load(address, paths(names, 1), n_loaded)
         views(address, paths(names, 2), n_views)
         assert not has_torch(process), "browsing has loaded torch"
@@ -127,6 +148,7 @@ def pages(run: Path, names: list[str], n_loaded: int, n_views: int) -> dict[str,
             "first_page_ms": max(first),
             "page_p50_ms": statistics.median(times),
             "page_p99_ms": quantile(times, 0.99),
+            **listed,
             "resident_mb": resident_mb(process),
         }
 
@@ -190,8 +212,8 @@ def main() -> None:
         measured |= microscope(Path(temporary) / "live", 20 if asked.short else 100)
     lines = table(measured)
     print("\n".join(lines))
-    facts = {"features": asked.features, "views": n_views, "machine": machine()}
-    print(json.dumps({"benchmark": "serve", **facts, **measured}))
+    facts = {"features": sum(map(width_of, names)), "views": n_views, "machine": machine()}
+    print(json.dumps({"benchmark": "serve", **facts, **measured, "limits": LIMITS}))
     if asked.write:
         write_table("serve", "\n".join([machine(), "", *lines]))
 

@@ -45,8 +45,9 @@ class Contexts:
         path = checked(atlas.folder, atlas.manifest, "contexts.parquet")
         self._where = str(path)
         self._kinds: dict[str, int] = {}
-        batches = pq.ParquetFile(path).iter_batches(BATCH, use_threads=False)
-        parts = [_pack(batch, self._kinds) for batch in batches]
+        with pq.ParquetFile(path) as file:
+            batches = file.iter_batches(BATCH, use_threads=False)
+            parts = [_pack(batch, self._kinds) for batch in batches]
         self._all = Packed(*(_joined(parts, name) for name in Packed.__slots__))
         self._starts, self._run_starts = _starts(self._all.lengths), _starts(self._all.runs)
         pa.default_memory_pool().release_unused()  # what was packed

@@ -80,11 +80,6 @@ CONTEXT_SCHEMA = pa.schema(
 )
 
 
-def take_memory_from_the_system() -> None:
-    """Let Arrow allocate as all else does: its own way keeps 7 MB for each thread of a server."""
-    pa.set_memory_pool(pa.system_memory_pool())
-
-
 def features_file(sae: str) -> str:
     """Name the Parquet file of a Sae's features, relative to the atlas."""
     return f"features/{sae}.parquet"
@@ -164,7 +159,11 @@ class Atlas:
 
     def column(self, sae: str, *names: str) -> pa.Table:
         """Read whole columns of a Sae's features."""
-        return self._parquet(features_file(self.sae(sae).sae)).read(columns=list(names))
+        name = features_file(self.sae(sae).sae)
+        # By a reader of its own, since a reader keeps the bytes of the columns it has read.
+        known = self._parquet(name).metadata
+        with pq.ParquetFile(self._checked(name), metadata=known) as file:
+            return file.read(columns=list(names))
 
     def group_of(self, sae: str, index: int, *names: str) -> tuple[pa.Table, int]:
         """Read the row group of a feature, all columns or some; return the feature's row in it."""

@@ -165,12 +165,13 @@ class Catalogue:
 
     def select(self, sae: str, query: Query) -> Ints:
         """Indices of the features that answer a query, in its order."""
-        columns = self.columns(sae)
-        found = np.flatnonzero(self._keep(sae, columns, query))
-        if query.sort == "index":
-            return found[::-1] if query.descending else found
-        keys = getattr(columns, query.sort)[found]
-        return found[np.argsort(-keys if query.descending else keys, kind="stable")]
+        found = self._found(sae, query)
+        return found[self._order([sae], [found], query)]
+
+    def _found(self, sae: str, query: Query) -> Ints:
+        """Indices of the features that answer a query, from the first unless it says otherwise."""
+        found = np.flatnonzero(self._keep(sae, self.columns(sae), query))
+        return found[::-1] if query.sort == "index" and query.descending else found
 
     def page(self, sae: str, query: Query, offset: int, limit: int) -> FeaturePage:
         """A window on the features that answer a query."""
@@ -188,7 +189,7 @@ class Catalogue:
 
         Ties go by Sae and index. `only` are the features of each Sae that may be found at all.
         """
-        found = [self.select(sae, query) for sae in saes]
+        found = [self._found(sae, query) for sae in saes]
         if only is not None:
             allowed = [np.array(only[sae], np.int64) for sae in saes]
             found = [f[np.isin(f, a)] for f, a in zip(found, allowed, strict=True)]

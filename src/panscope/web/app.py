@@ -14,8 +14,6 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from panscope import __version__
-from panscope.allocator import share_freed_memory
-from panscope.atlas.features import take_memory_from_the_system
 from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Emit
 from panscope.web import (
@@ -139,8 +137,6 @@ def serve(
     Raises ConfigError for an address that cannot be had, NotFound and the like for a run folder
     without a readable atlas.
     """
-    share_freed_memory()
-    take_memory_from_the_system()
     app = _shown(run, token, _names_of(host))
     with _listening(host, port) as listener:
         key = f"/#token={token}" if token else ""
