@@ -124,8 +124,11 @@ def measured(names: Iterable[str]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*BENCHMARKS, []])
-    found = measured(parser.parse_args().names or BENCHMARKS)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    names = parser.parse_args().names or list(BENCHMARKS)
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        parser.error(f"no benchmark {unknown[0]}: name some of {', '.join(BENCHMARKS)}")
+    found = measured(names)
     print("\n".join(["", machine(), "", *table(found)]))
     sys.exit(None in found.values())
 
