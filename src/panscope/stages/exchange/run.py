@@ -13,13 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from panscope import files
-from panscope.errors import ConfigError, NotFound, nearest
+from panscope.errors import ConfigError, Corrupt, NotFound, nearest
 from panscope.events import Advanced, Emit, Finished, Started, Warned
-from panscope.sae.sae import Sae
+from panscope.sae.sae import WEIGHTS, Sae
 from panscope.sae.suite import FILES, KIND, Suite, write_sae
 from panscope.sites import Site
 from panscope.stages.exchange import gemma_scope, hub
-from panscope.stages.exchange.foreign import Ends, Foreign, Slide
+from panscope.stages.exchange.arrays import RESTORE
+from panscope.stages.exchange.foreign import LARGEST, Ends, Foreign, Slide
 from panscope.stages.exchange.formats import FORMATS, format_of
 
 STAGE = "exchange"
@@ -29,6 +30,7 @@ BESIDE = ("sparsity", "examples", "activations_store_state", "activation_whiteni
 """What lies beside weights and is none: it is not fetched."""
 USUAL = ("params", "sae_weights", "sae", "ae", "final")
 """What files of weights are called where the folder's name tells them apart."""
+NAME_BYTES = 200  # of a Sae, which names a folder: those hold 255
 THRESHOLDS_IN_A_SCALE = 32  # as in Saes trained here: the median lies at 2^-5 of the site's scale
 
 
@@ -84,12 +86,23 @@ def _taken(
         emit(Warned(STAGE, f"{file.name} is in no format we know"))
         return None
     slide: Slide = form.read(file)
+    _refuse_overflow(file, slide.sae)
     sae_id = f"{slide.sae.writes[0]}/{_name(file, slide.sae)}"
     if sae_id in taken:
         found = f"and {taken[sae_id]['file']} would both be {sae_id}"
         raise ConfigError(f"{file.source}: {file.name}", found, "read them apart, with --only")
     write_sae(into, sae_id, slide.sae)
     return {**_facts(sae_id, slide), "format": form.NAME, "source": file.source, "file": file.name}
+
+
+def _refuse_overflow(file: Foreign, sae: Sae) -> None:
+    """Raise Corrupt where numbers, folded into each other, are none or too large to work with."""
+    for name in (*WEIGHTS, "skip"):
+        weight = getattr(sae, name)
+        largest = 0.0 if weight is None else float(weight.abs().max())
+        if not largest <= LARGEST:
+            found = f"makes a {name} of up to {largest:.3g}, when all is folded into weights"
+            raise Corrupt(str(file.path), found, RESTORE)
 
 
 def _facts(sae_id: str, slide: Slide) -> dict[str, Any]:
@@ -121,6 +134,7 @@ def _name(file: Foreign, sae: Sae) -> str:
     *folders, last = PurePosixPath(file.name).with_suffix("").parts
     parts = (folders or [Path(file.source).name]) if last in USUAL else [*folders, last]
     name = re.sub(r"[^\w+-]+", "_", "_".join(parts)).strip("_")
+    name = name.encode()[-NAME_BYTES:].decode(errors="ignore")
     return name.removeprefix(f"layer_{sae.writes[0].layer}_") or "sae"
 
 
