@@ -11,7 +11,7 @@ NATIVE := $(wildcard src/panscope/kernels/native/*)
 MEASURED := $(or $(wildcard $(PEERS)/.installed),$(VENV)/.installed)
 MEASURE := $(dir $(MEASURED))bin/python
 
-.PHONY: demo test lint bench peers quality screenshot clean
+.PHONY: demo test lint bench peers saebench quality screenshot clean
 
 demo: $(VENV)/.installed
 	$(BIN)/panscope demo --output $(RUN) $(ARGS)
@@ -40,6 +40,10 @@ quality: $(MEASURED)
 	$(MEASURE) benchmarks/quality.py table
 
 peers: $(PEERS)/.installed
+
+# SAEBench's core evaluation of Saes made here, beside our own figures; some minutes.
+saebench: $(PEERS)/.saebench
+	$(PEERS)/bin/python benchmarks/saebench.py $(ARGS)
 
 # The README's picture, made by the browser test: of a fixture, or of a page of a running server,
 # `make screenshot PAGE='http://127.0.0.1:8000/sae/resid_post.2/w1024_l0_20_s0/7?text=Once upon'`.
@@ -78,4 +82,11 @@ $(PEERS)/.others:
 
 $(PEERS)/.installed: $(PEERS)/.others pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PEERS_PIP) --editable ".[web]"
+	touch $@
+
+# sae-bench pins numpy below 2 and datasets below 4, which the others do not run with, and names needs
+# that its core evaluation does not have (openai, torchvision, sae-probes ...).
+$(PEERS)/.saebench: $(PEERS)/.installed
+	$(PEERS_PIP) matplotlib==3.11.2 seaborn==0.13.2 tabulate==0.10.0
+	$(PEERS_PIP) --no-deps sae-bench==0.6.0
 	touch $@
