@@ -328,6 +328,13 @@ def test_names_that_are_none_are_passed_over(tmp_path: Path, taken: Taken):
         taken(folder)
 
 
+def test_a_decoder_row_of_zeros_stays_one(tmp_path: Path, taken: Taken):
+    folder = Path(shutil.copytree(DATA / "dictionary_learning/AutoEncoder", tmp_path / "theirs"))
+    repacked(folder, lambda tree: tree["decoder.weight"][:, 3].zero_())
+    suite = taken(folder)
+    assert not suite.load(suite.names[0]).w_dec[3].any()
+
+
 def test_finite_numbers_that_are_not_when_folded(tmp_path: Path, taken: Taken):
     folder = DATA / "dictionary_learning/GatedAutoEncoder"
     folder = Path(shutil.copytree(folder, tmp_path / "theirs"))
