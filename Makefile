@@ -14,7 +14,7 @@ NATIVE := $(wildcard src/panscope/kernels/native/*)
 MEASURED := $(or $(wildcard $(PEERS)/.installed),$(VENV)/.installed)
 MEASURE := $(dir $(MEASURED))bin/python
 
-.PHONY: demo test lint bench peers dashboard quality pictures clean
+.PHONY: demo test lint bench peers dashboard saebench quality pictures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/panscope demo --output $(RUN) $(ARGS)
@@ -43,6 +43,10 @@ quality: $(MEASURED)
 peers: $(PEERS)/.installed
 
 dashboard: $(DASHBOARD)/.installed
+
+# SAEBench's core evaluation of Saes made here, beside our own figures; some minutes.
+saebench: $(PEERS)/.saebench
+	$(PEERS)/bin/python benchmarks/saebench.py $(ARGS)
 
 # The pictures of README and docs, from the demo's run: labels of one Sae and a contrast are added
 # to it, which takes three minutes.
@@ -90,4 +94,11 @@ $(DASHBOARD)/.installed:
 	$(PYTHON) -m venv $(DASHBOARD)
 	$(DASHBOARD_PIP) torch==2.13.0+cpu 2>/dev/null || $(DASHBOARD_PIP) torch==2.13.0
 	$(DASHBOARD_PIP) torch==2.13.0 sae-dashboard==0.8.0 'pyarrow<19'
+	touch $@
+
+# sae-bench pins numpy below 2 and datasets below 4, which the others do not run with, and names needs
+# that its core evaluation does not have (openai, torchvision, sae-probes ...).
+$(PEERS)/.saebench: $(PEERS)/.installed
+	$(PEERS_PIP) matplotlib==3.11.2 seaborn==0.13.2 tabulate==0.10.0
+	$(PEERS_PIP) --no-deps sae-bench==0.6.0
 	touch $@

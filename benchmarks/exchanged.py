@@ -24,7 +24,9 @@ from torch.nn.functional import cross_entropy
 from panscope.events import silent
 from panscope.launch import Launch
 from panscope.model import text
+from panscope.model.text import Rows
 from panscope.recipe import read_recipe
+from panscope.sae.suite import Suite
 from panscope.sites import Site
 from panscope.stages import exchange
 
@@ -40,19 +42,33 @@ FIGURES = ("l0", "fvu", "delta_loss")
 
 
 def main(out: Path) -> None:
-    launch = Launch(read_recipe("demo", RECIPE), out, silent)
-    launch.train()
-    measured = launch.evaluate()
-    shutil.rmtree(out / "theirs", ignore_errors=True)
-    exchange.write(measured.folder, "saelens", out / "theirs", (), "pocket")
+    launch, measured, theirs = made(out)
     worst = dict.fromkeys(FIGURES, 0.0)
     for name, fact in measured.facts.items():
-        there = by_hand(launch, out / "theirs" / name, Site.parse(fact["site"]))
+        there = by_hand(launch, theirs / name, Site.parse(fact["site"]))
         here = {figure: fact["metrics"][figure] for figure in FIGURES}
         print(name, *(f"{f} {here[f]:.6f} / {there[f]:.6f}" for f in FIGURES), sep="  ")
         for f in FIGURES:
             worst[f] = max(worst[f], abs(there[f] / here[f] - 1))
     print(json.dumps(worst))
+
+
+def made(out: Path) -> tuple[Launch, Suite, Path]:
+    """Train and measure the suite in a run folder; return it and the folder it is exported to."""
+    launch = Launch(read_recipe("demo", RECIPE), out, silent)
+    launch.train()
+    measured = launch.evaluate()
+    theirs = out / "theirs"
+    shutil.rmtree(theirs, ignore_errors=True)
+    exchange.write(measured.folder, "saelens", theirs, (), "pocket")
+    return launch, measured, theirs
+
+
+def rows_measured(launch: Launch, batch_rows: int) -> list[Rows]:
+    """Return the rows that `panscope evaluate` reads, in batches of any size."""
+    config = launch.recipe.text
+    rows = text.rows(config, launch.model, "held_out", batch_rows, 0)
+    return list(islice(rows, -(-launch.recipe.evaluate.tokens // (batch_rows * config.context))))
 
 
 @torch.no_grad()
@@ -62,17 +78,14 @@ def by_hand(launch: Launch, folder: Path, site: Site) -> dict[str, float]:
 
     lm, sae = launch.model.lm, SAE.load_from_disk(folder)
     sae.turn_off_forward_pass_hook_z_reshaping()  # Hugging Face's heads lie side by side already
-    stage = launch.recipe.evaluate
-    rows = text.rows(launch.recipe.text, launch.model, "held_out", stage.batch_rows, 0)
-    context = launch.recipe.text.context
-    batches = list(islice(rows, -(-stage.tokens // (stage.batch_rows * context))))
+    batches = rows_measured(launch, launch.recipe.evaluate.batch_rows)
     seen: list[Tensor] = []
     clean = [loss_with(lm, site, b, lambda x: seen.append(x) or x) for b in batches]
     x = torch.cat([value[b.mask] for value, b in zip(seen, batches, strict=True)])
     f = sae.encode(x)
     error = (sae.decode(f) - x).double().square().sum()
 
-    def spliced(batch: Any) -> Callable[[Tensor], Tensor]:
+    def spliced(batch: Rows) -> Callable[[Tensor], Tensor]:
         return lambda value: torch.where(batch.mask[..., None], sae(value), value)
 
     after = [loss_with(lm, site, b, spliced(b)) for b in batches]
@@ -86,14 +99,19 @@ def by_hand(launch: Launch, folder: Path, site: Site) -> dict[str, float]:
 
 
 def loss_with(
-    lm: Any, site: Site, batch: Any, change: Callable[[Tensor], Tensor]
+    lm: Any, site: Site, batch: Rows, change: Callable[[Tensor], Tensor]
 ) -> tuple[float, int]:
     """Sum the loss over predictions from and of plain tokens, with the site's value changed."""
-    with hooked(lm, site, change):
-        logits = lm(batch.ids).logits
+    logits = logits_with(lm, site, batch, change)
     counted = batch.mask[:, :-1] & batch.mask[:, 1:]
     predicted, targets = logits[:, :-1][counted], batch.ids[:, 1:][counted]
     return float(cross_entropy(predicted, targets, reduction="sum").double()), int(counted.sum())
+
+
+def logits_with(lm: Any, site: Site, batch: Rows, change: Callable[[Tensor], Tensor]) -> Tensor:
+    with hooked(lm, site, change):
+        logits: Tensor = lm(batch.ids).logits
+    return logits
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ BAD_ARRAYS = {
         r"W_dec: has the shape \(10, 7\); the other arrays ask for \(10, 6\)",
     ),
     "axes": (lambda a: a.update(b_enc=torch.zeros(WIDTH, 1)), r"b_enc: has the shape \(10, 1\)"),
+    "empty": (lambda a: a.update(W_enc=torch.zeros(0, WIDTH)), r"W_enc: has the shape \(0, 10\)"),
     "nan": (lambda a: a["W_enc"].fill_(torch.nan), "W_enc: has values that are not finite"),
     "infinite": (lambda a: a["b_dec"].fill_(torch.inf), "b_dec: has values that are not finite"),
     "integers": (
@@ -72,6 +74,7 @@ BAD_CONFIGS = {
     ),
     "d_in": ({"d_in": "6"}, "d_in: is '6'; it must be a positive number"),
     "bool": ({"d_sae": True}, "d_sae: is True"),
+    "long": ({"architecture": "x" * 10_000}, r"architecture: is 'x{59} \.\.\.; known: standard"),
 }
 
 
@@ -92,7 +95,7 @@ def test_latents_below_zero_are_refused(tmp_path: Path, taken: Taken):
         taken(tmp_path)
 
 
-JUNK = (None, [], {}, "x", "../../x", -1, 0, 10**30, float("inf"), float("nan"), True)
+JUNK = (None, [], {}, "x", "../../x", "\ud800", -1, 0, 1e-300, 10**30, float("nan"), True)
 CONFIGS = {
     "saelens/jumpreluskiptranscoder": "cfg.json",
     "saelens/flat_topk": "cfg.json",
@@ -140,7 +143,7 @@ def test_junk_in_any_place_of_a_configuration_is_refused_or_not_used(case: str, 
             except PanscopeError:
                 continue
             for slide in slides:
-                json.dumps(slide.facts, allow_nan=False)
+                json.dumps(slide.facts, allow_nan=False, ensure_ascii=False).encode()
                 assert slide.sae.rebuild(torch.ones(1, D)).isfinite().all()
                 assert len(slide.sae.b_dec) == D * len(slide.sae.writes)
 
@@ -235,6 +238,40 @@ def test_big_endian_numbers_are_refused(npz_folder: Path, taken: Taken, tmp_path
         taken(tmp_path / "x-res")
 
 
+@pytest.mark.parametrize("header", [b"(((", b"{1: 2, 'a': 3}", b"(" * 9_000, b"  x\n y"])
+def test_a_header_that_is_no_header(header: bytes, npz_folder: Path, taken: Taken, tmp_path: Path):
+    head = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    replaced(npz_folder, "b_enc.npy", head)
+    with pytest.raises(Corrupt, match=r"params\.npz: b_enc: is not an array"):
+        taken(tmp_path / "x-res")
+
+
+def test_an_array_without_numbers(npz_folder: Path, taken: Taken, tmp_path: Path):
+    replaced(npz_folder, "W_enc.npy", npy(np.zeros((0, WIDTH), dtype=np.float32)))
+    with pytest.raises(Corrupt, match="W_enc: is empty"):
+        taken(tmp_path / "x-res")
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packings_that_unpack_without_measure(
+    how: int, npz_folder: Path, taken: Taken, tmp_path: Path
+):
+    replaced(npz_folder, "b_enc.npy", npy(np.zeros(WIDTH, dtype=np.float32)), how)
+    with pytest.raises(Unsupported, match=rf"is packed by method {how}; save it uncompressed"):
+        taken(tmp_path / "x-res")
+
+
+def test_a_zip_whose_sizes_are_not_its_own(npz_folder: Path, taken: Taken, tmp_path: Path):
+    """Else a file of a kilobyte could ask for terabytes."""
+    path = npz_folder / "params.npz"
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 20 : entry + 28] = 2 * (1 << 30).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(Corrupt, match=r"params\.npz: claims \d{10} bytes of \d{4}"):
+        taken(tmp_path / "x-res")
+
+
 def test_an_npz_that_unpacks_to_much_more_is_refused(
     npz_folder: Path, taken: Taken, tmp_path: Path
 ):
@@ -287,6 +324,57 @@ def test_a_tensor_that_is_larger_than_its_numbers(tmp_path: Path, taken: Taken):
     torch.save({**tree, "W_enc": torch.zeros(1).expand(1 << 20, 1 << 20)}, folder / "ae.pt")
     with pytest.raises(Unsupported, match=r"ae\.pt: W_enc: claims 4398046511104 bytes of 4"):
         taken(folder)
+
+
+@pytest.fixture
+def pt_folder(tmp_path: Path) -> Path:
+    folder = DATA / "dictionary_learning/JumpReluAutoEncoder"
+    return Path(shutil.copytree(folder, tmp_path / "theirs"))
+
+
+def repacked(folder: Path, change: Callable[[dict[Any, Any]], object]) -> None:
+    tree = dict(torch.load(folder / "ae.pt", weights_only=True))
+    change(tree)
+    torch.save(tree, folder / "ae.pt")
+
+
+def test_a_tensor_without_numbers(pt_folder: Path, taken: Taken):
+    repacked(pt_folder, lambda tree: tree.update(b_enc=torch.zeros(WIDTH, device="meta")))
+    with pytest.raises(Unsupported, match="b_enc: has a shape and no numbers"):
+        taken(pt_folder)
+
+
+def test_parameters_are_read_as_tensors(pt_folder: Path, taken: Taken):
+    repacked(pt_folder, lambda tree: tree.update(b_enc=torch.nn.Parameter(tree["b_enc"])))
+    assert len(taken(pt_folder).names) == 1
+
+
+def test_names_that_are_none_are_passed_over(tmp_path: Path, taken: Taken):
+    folder = Path(shutil.copytree(DATA / "dictionary_learning/AutoEncoder", tmp_path / "theirs"))
+    repacked(folder, lambda tree: (tree.pop("bias"), tree.update({3: 4})))
+    with pytest.raises(Corrupt, match=r"ae\.pt: bias: is missing"):
+        taken(folder)
+
+
+def test_a_decoder_row_of_zeros_stays_one(tmp_path: Path, taken: Taken):
+    folder = Path(shutil.copytree(DATA / "dictionary_learning/AutoEncoder", tmp_path / "theirs"))
+    repacked(folder, lambda tree: tree["decoder.weight"][:, 3].zero_())
+    suite = taken(folder)
+    assert not suite.load(suite.names[0]).w_dec[3].any()
+
+
+def test_finite_numbers_that_are_not_when_folded(tmp_path: Path, taken: Taken):
+    folder = DATA / "dictionary_learning/GatedAutoEncoder"
+    folder = Path(shutil.copytree(folder, tmp_path / "theirs"))
+    repacked(folder, lambda tree: tree["r_mag"].fill_(100))
+    with pytest.raises(Corrupt, match=r"ae\.pt: makes a w_enc of up to inf, when all is folded"):
+        taken(folder)
+
+
+def test_folders_whose_names_are_too_long_for_one(tmp_path: Path, taken: Taken):
+    save_npz(tmp_path / "x-res" / ("a" * 150) / ("é" * 100) / "layer_0", drawn())
+    (name,) = taken(tmp_path / "x-res").names
+    assert len(name.partition("/")[2].encode()) <= 200
 
 
 @pytest.mark.parametrize("name", ["../x.npz", "/etc/x.npz", "a/../../x.npz", "a\\..\\x.npz"])

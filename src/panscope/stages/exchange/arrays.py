@@ -11,24 +11,26 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.lib import format as npy
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from panscope.errors import Corrupt, NotFound, Unsupported
+from panscope.errors import Corrupt, NotFound, PanscopeError, Unsupported
 
 INFLATION = 20  # weights are noise: deflate saves a tenth of them
 HEADER_BYTES = 1 << 16
 PIECE_BYTES = 1 << 24
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of others a piece unpacks to any size
 DAMAGE = (ValueError, EOFError, RuntimeError, OSError, struct.error, zlib.error, zipfile.BadZipFile)
-"""What numpy and zipfile raise over bytes that are not what they were."""
+"""What zipfile raises over bytes that are not what they were."""
 RESTORE = "fetch the file again"
 DTYPES = ("float16", "float32", "float64")
 
@@ -68,22 +70,27 @@ def _npz(path: Path) -> Arrays:
 def _npy(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
     """Read one array after its header; no more bytes than header and file agree on."""
     where = f"{path}: {member.filename.removesuffix('.npy')}"
+    whatever = Exception  # a header is Python's syntax, and fails as its parsers do
     try:
         with archive.open(member) as file:
-            version = npy.read_magic(file)
-            is_first = version == (1, 0)
-            read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
-            shape, by_columns, dtype = read_header(file, HEADER_BYTES)
-            _check_dtype(where, dtype)
-            n_bytes = member.file_size - file.tell()
-            if n_bytes != dtype.itemsize * math.prod(shape) or min(shape, default=0) < 0:
-                raise Corrupt(where, f"has {n_bytes} bytes for the shape {shape}", RESTORE)
-            data = bytearray(n_bytes)
-            _fill(data, file)
-    except DAMAGE as error:
+            return torch.from_numpy(_array(where, file, member.file_size))
+    except PanscopeError:
+        raise
+    except whatever as error:
         raise Corrupt(where, f"is not an array ({error})", RESTORE) from error
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
-    return torch.from_numpy(array)
+
+
+def _array(where: str, file: Any, size: int) -> NDArray[Any]:
+    is_first = npy.read_magic(file) == (1, 0)
+    read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
+    shape, by_columns, dtype = read_header(file, HEADER_BYTES)
+    _check_dtype(where, dtype)
+    n_bytes = size - file.tell()
+    if n_bytes != dtype.itemsize * math.prod(shape) or min(shape, default=0) < 0:
+        raise Corrupt(where, f"has {n_bytes} bytes for the shape {shape}", RESTORE)
+    data = bytearray(n_bytes)
+    _fill(data, file)
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
 
 
 def _fill(data: bytearray, file: Any) -> None:
@@ -119,30 +126,46 @@ def _pt(path: Path) -> Arrays:
     if not isinstance(tree, dict):
         found = f"holds a {type(tree).__name__}"
         raise Unsupported(str(path), found, "save it as a state dict")
-    for name, value in tree.items():
+    named = {name: value for name, value in tree.items() if isinstance(name, str)}
+    for name, value in named.items():
         if isinstance(value, Tensor):
             _check_storage(f"{path}: {name}", value)
-    return tree
+    return named
 
 
 def _check_storage(where: str, tensor: Tensor) -> None:
     if tensor.layout != torch.strided:
         raise Unsupported(where, f"is {tensor.layout}", "save it as a dense tensor")
+    if tensor.is_meta:
+        raise Unsupported(where, "has a shape and no numbers", "save it from a device")
     if tensor.nbytes > tensor.untyped_storage().nbytes():
         found = f"claims {tensor.nbytes} bytes of {tensor.untyped_storage().nbytes()}"
         raise Unsupported(where, found, "save it contiguous")
 
 
 def _archive(path: Path) -> zipfile.ZipFile:
-    """Open a zip whose members unpack to about what they take."""
+    """Open a zip whose members lie in it side by side and unpack to about what they take."""
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
         do = f"{RESTORE}, or save it with torch 1.6 or later"
         raise Corrupt(str(path), "is not a zip archive", do) from error
-    for member in archive.infolist():
+    try:
+        _check_members(path, archive.infolist())
+    except PanscopeError:
+        archive.close()
+        raise
+    return archive
+
+
+def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    for member in members:
         if member.file_size > INFLATION * max(member.compress_size, HEADER_BYTES):
-            archive.close()
             found = f"{member.filename} unpacks {member.compress_size} bytes to {member.file_size}"
             raise Unsupported(str(path), found, "save it uncompressed")
-    return archive
+        if member.compress_type not in PACKINGS:
+            found = f"{member.filename} is packed by method {member.compress_type}"
+            raise Unsupported(str(path), found, "save it uncompressed")
+    packed, size = sum(member.compress_size for member in members), path.stat().st_size
+    if packed > size:
+        raise Corrupt(str(path), f"claims {packed} bytes of {size}", RESTORE)

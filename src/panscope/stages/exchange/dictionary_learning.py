@@ -149,6 +149,7 @@ def _with_unit_rows(sae: Sae) -> Sae:
     norms = sae.w_dec.norm(dim=1)
     if torch.allclose(norms, torch.ones_like(norms)):  # as dictionary_learning leaves them
         return sae
+    norms = norms.clamp_min(1e-8)  # a row of zeros stays one
     w_dec = sae.w_dec / norms[:, None]
     return replace(sae, w_enc=sae.w_enc * norms, b_enc=sae.b_enc * norms, w_dec=w_dec)
 

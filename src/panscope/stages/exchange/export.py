@@ -1,6 +1,5 @@
 """Write a Suite's Saes, or an Atlas's features, as files of another library: all, or nothing."""
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -11,6 +10,7 @@ from panscope.atlas.notes import Notes
 from panscope.errors import ConfigError
 from panscope.files import read_manifest
 from panscope.sae.suite import Suite
+from panscope.stages.exchange.foreign import json_at, section_in
 from panscope.stages.exchange.formats import writable
 from panscope.stages.exchange.leaving import Leaving
 from panscope.stages.exchange.run import SUFFIXES, chosen
@@ -69,8 +69,6 @@ def _whole(into: Path) -> Iterator[Path]:
 
 def model_of(folder: Path) -> str | None:
     """Return the name of the model an artefact is of: its run's recipe says, if it is in a run."""
-    recipe = folder.parent / "recipe.json"
-    if not recipe.is_file():
-        return None
-    name: str | None = json.loads(recipe.read_bytes()).get("model", {}).get("name")
+    recipe = json_at(folder.absolute().parent / "recipe.json")
+    name: str | None = section_in(recipe, "model").get("name")
     return name

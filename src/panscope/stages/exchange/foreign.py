@@ -21,6 +21,7 @@ from panscope.stages.exchange import arrays
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 JSON_BYTES = 1 << 24
 NAME_LENGTH = 300
+QUOTED_LENGTH = 60
 LARGEST = 1e12
 Facts = Mapping[str, Any]
 
@@ -69,7 +70,9 @@ class Foreign:
         if not _is_shaped(array, shape):
             expected = f"the other arrays ask for {_shown(shape)}"
             raise Corrupt(where, f"has the shape {_shown(array.shape)}", expected)
-        taken = array.float().contiguous()
+        if not array.numel():
+            raise Corrupt(where, "is empty", arrays.RESTORE)
+        taken = array.detach().float().contiguous()
         if not bool(taken.isfinite().all()):
             raise Corrupt(where, "has values that are not finite", arrays.RESTORE)
         return taken
@@ -87,18 +90,7 @@ class Foreign:
 
     def json(self, name: str) -> Facts:
         """Read a JSON object beside the file, or at a path from there; empty if there is none."""
-        path = self.path.parent / name
-        if not path.is_file():
-            return {}
-        if path.stat().st_size > JSON_BYTES:
-            raise Unsupported(str(path), "is larger than 16 MiB", "check that it is a config")
-        try:
-            tree = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise Corrupt(str(path), f"is not JSON ({error})", arrays.RESTORE) from error
-        if not isinstance(tree, dict):
-            raise Corrupt(str(path), "is not a JSON object", arrays.RESTORE)
-        return tree
+        return json_at(self.path.parent / name)
 
     def size(self, config: Facts, key: str) -> int:
         """Return a positive whole number that a config must have."""
@@ -114,17 +106,24 @@ class Foreign:
             raise Corrupt(where, "is missing from the config", nearest(key, config))
         number = number_in(config, key)
         if number is None or number <= 0:
-            raise Corrupt(where, f"is {config[key]!r}", "it must be a positive number")
+            raise Corrupt(where, f"is {quoted(config[key])}", "it must be a positive number")
         return number
 
     def unknown(self, what: str, found: object, known: tuple[str, ...]) -> Unsupported:
         """Return the refusal of a word that the format does not have, or we do not read."""
-        return Unsupported(f"{self.path}: {what}", f"is {found!r}", nearest(str(found), known))
+        found = quoted(found)
+        return Unsupported(f"{self.path}: {what}", f"is {found}", nearest(found.strip("'"), known))
 
     def nameless(self, what: str) -> NotFound:
         """Return the refusal of a file that does not say where it belongs."""
         do = "say it: --site resid_post.12, and --writes for transcoders"
         return NotFound(str(self.path), f"does not say {what}", do)
+
+
+def quoted(value: object) -> str:
+    """Quote what stood where something else should, shortened to fit into a sentence."""
+    text = repr(value)
+    return text if len(text) <= QUOTED_LENGTH else f"{text[:QUOTED_LENGTH]} ..."
 
 
 def _is_shaped(array: Tensor, shape: tuple[int | None, ...]) -> bool:
@@ -137,10 +136,26 @@ def _shown(shape: Iterable[int | None]) -> str:
     return f"({', '.join('any' if n is None else str(n) for n in shape)})"
 
 
+def json_at(path: Path) -> Facts:
+    """Read a JSON object; empty if there is no file."""
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > JSON_BYTES:
+        raise Unsupported(str(path), "is larger than 16 MiB", "check that it is a config")
+    try:
+        tree = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(str(path), f"is not JSON ({error})", arrays.RESTORE) from error
+    if not isinstance(tree, dict):
+        raise Corrupt(str(path), "is not a JSON object", arrays.RESTORE)
+    return tree
+
+
 def text_in(config: Facts, key: str) -> str | None:
-    """Return a text of a config; None for what is none, or too long to be a name."""
+    """Return a text of a config; None for what is none, or can be no name."""
     text = config.get(key)
-    return text if isinstance(text, str) and 0 < len(text) <= NAME_LENGTH else None
+    is_name = isinstance(text, str) and 0 < len(text) <= NAME_LENGTH and text.isprintable()
+    return text if is_name else None
 
 
 def number_in(config: Facts, key: str) -> float | None:

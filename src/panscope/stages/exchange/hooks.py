@@ -31,6 +31,7 @@ MODULES = {
     "pre_feedforward_layernorm.output": "mlp_in",
     "post_feedforward_layernorm.output": "mlp_out",
 }
+LONGEST = 200  # of a site's name, which is a folder's
 _OURS = {ours: theirs for theirs, ours in HOOKS.items()}
 
 
@@ -39,8 +40,9 @@ def site_of(name: str) -> Site:
 
     Raises ConfigError for text that is no name: it would become a folder's.
     """
-    if not re.fullmatch(r"\w+(\.\w+)*", name):
-        raise ConfigError(f"hook {name!r}", "is no name", "write letters, digits, _ and dots")
+    if len(name) > LONGEST or not re.fullmatch(r"\w+(\.\w+)*", name, re.ASCII):
+        do = f"write letters, digits, _ and dots, {LONGEST} at most"
+        raise ConfigError(f"hook {name!r}", "is no name", do)
     if found := re.fullmatch(r"model(?:\.language_model)?\.layers\.(\d+)\.(.+)", name):
         kind = MODULES.get(found[2])
         return Site(kind, int(found[1])) if kind else Site.parse(name)

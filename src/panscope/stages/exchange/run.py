@@ -14,13 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from panscope import files
-from panscope.errors import ConfigError, NotFound, nearest
+from panscope.errors import ConfigError, Corrupt, NotFound, nearest
 from panscope.events import Advanced, Emit, Finished, Started, Warned
-from panscope.sae.sae import Sae
+from panscope.sae.sae import WEIGHTS, Sae
 from panscope.sae.suite import FILES, KIND, Suite, write_sae
 from panscope.sites import Site
 from panscope.stages.exchange import gemma_scope, hub
-from panscope.stages.exchange.foreign import Ends, Foreign, Slide
+from panscope.stages.exchange.arrays import RESTORE
+from panscope.stages.exchange.foreign import LARGEST, Ends, Foreign, Slide
 from panscope.stages.exchange.formats import FORMATS, format_of
 from panscope.stages.exchange.named import CANONICAL
 
@@ -32,6 +33,7 @@ MOST_UNCHOSEN = 8
 """Files that are fetched unasked: one repository of Gemma Scope has 316, of 300 MB and more."""
 USUAL = ("params", "sae_weights", "sae", "ae", "final")
 """What files of weights are called where the folder's name tells them apart."""
+NAME_BYTES = 200  # of a Sae, which names a folder: those hold 255
 
 
 def read(
@@ -106,6 +108,7 @@ def _taken(
         return
     slides: list[Slide] = form.read(file)
     for slide in slides:
+        _refuse_overflow(file, slide.sae)
         sae_id = f"{slide.sae.writes[0]}/{_name(file, slide)}"
         if sae_id in taken:
             found = f"and {taken[sae_id]['file']} would both be {sae_id}"
@@ -123,6 +126,16 @@ def _warn_of_missing_parts(facts: Iterable[Mapping[str, Any]], emit: Emit) -> No
         if read[whole] < n_parts:
             text = f"{read[whole]} of the {n_parts} parts of {whole} were read"
             emit(Warned(STAGE, f"{text}: what they rebuild adds up to less than all"))
+
+
+def _refuse_overflow(file: Foreign, sae: Sae) -> None:
+    """Raise Corrupt where numbers, folded into each other, are none or too large to work with."""
+    for name in (*WEIGHTS, "skip"):
+        weight = getattr(sae, name)
+        largest = 0.0 if weight is None else float(weight.abs().max())
+        if not largest <= LARGEST:
+            found = f"makes a {name} of up to {largest:.3g}, when all is folded into weights"
+            raise Corrupt(str(file.path), found, RESTORE)
 
 
 def _facts(sae_id: str, slide: Slide) -> dict[str, Any]:
@@ -155,6 +168,7 @@ def _name(file: Foreign, slide: Slide) -> str:
     if "part_of" in slide.facts:
         parts.append(f"from_{slide.sae.reads[0].layer}")
     name = re.sub(r"[^\w+-]+", "_", "_".join(parts)).strip("_")
+    name = name.encode()[-NAME_BYTES:].decode(errors="ignore")
     return name.removeprefix(f"layer_{slide.sae.writes[0].layer}_") or "sae"
 
 

@@ -29,6 +29,7 @@ from panscope.stages.exchange.foreign import (
     Slide,
     centred,
     number_in,
+    quoted,
     section_in,
     text_in,
 )
@@ -149,7 +150,7 @@ def _scale(file: Foreign, how: object, architecture: str) -> float:
         return 1.0
     if how != "expected_average_only_in" or architecture in TRANSCODERS:
         do = "fold it before export, or retrain with none: it differs from token to token"
-        raise Unsupported(f"{file.path}: normalize_activations", f"is {how!r}", do)
+        raise Unsupported(f"{file.path}: normalize_activations", f"is {quoted(how)}", do)
     scaler = file.json("activation_scaler.json")
     if not scaler:
         do = "save the Sae for inference with SAELens, or add activation_scaler.json"
