@@ -67,7 +67,7 @@ def test_arrays_that_cannot_be_used(case: str, saelens: Path, taken: Taken):
 BAD_CONFIGS = {
     "architecture": ({"architecture": "jumprelu2"}, "architecture: is 'jumprelu2'; did you mean"),
     "temporal": ({"architecture": "temporal"}, "architecture: is 'temporal'"),
-    "layer_norm": ({"normalize_activations": "layer_norm"}, "which its .*thresholds do not follow"),
+    "whitening": ({"normalize_activations": "whitening"}, "normalize_activations: is 'whitening'"),
     "scale": (
         {"normalize_activations": "expected_average_only_in"},
         "normalize_activations: comes without its scale",

@@ -5,12 +5,13 @@ Gemma Scope 1 and 2 (the tutorials' arrays and forward), Llama Scope (SAELens' l
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tests.formats.conftest import WIDTH, D, Taken
 
 from panscope import splice
@@ -280,9 +281,8 @@ def test_llama_scope(tmp_path: Path, taken: Taken):
     assert sae.reads[0].layer == 15
 
 
-def openai(folder: Path, activation: str, bias: float = 1.0) -> Arrays:
+def openai(folder: Path, activation: str) -> Arrays:
     arrays = drawn()
-    arrays |= {name: bias * arrays[name] for name in ("b_enc", "b_dec")}
     tree: dict[str, object] = {"pre_bias": arrays["b_dec"], "latent_bias": arrays["b_enc"]}
     tree |= {"encoder.weight": arrays["W_enc"].T, "decoder.weight": arrays["W_dec"].T}
     tree |= {"activation": activation, "activation_state_dict": {"k": 3}}
@@ -300,21 +300,40 @@ def test_openai(tmp_path: Path, taken: Taken):
     torch.testing.assert_close(sae.rebuild(X), f @ a["W_dec"] + a["b_dec"], rtol=1e-5, atol=1e-5)
 
 
-def test_openais_normalisation_cancels_without_biases(tmp_path: Path, taken: Taken):
-    a = openai(tmp_path / "gpt2", "TopK", bias=0.0)
-    sae = taken(tmp_path / "gpt2", reads="resid_mid.8").load("resid_mid.8/8")
-    mean, deviation = X.mean(1, keepdim=True), X.std(1, keepdim=True)
-    z = (((X - mean) / deviation) @ a["W_enc"]).relu()
+def test_openais_topk_normalises_each_token(tmp_path: Path, taken: Taken):
+    a = openai(tmp_path / "gpt2", "TopK")
+    suite = taken(tmp_path / "gpt2", reads="resid_mid.8")
+    sae, fact = suite.load("resid_mid.8/8"), suite.facts["resid_mid.8/8"]
+    assert (fact["size"], sae.size) == ("deviation", "deviation")
+    x = torch.randn(40, 1).exp() * X + torch.randn(40, 1)
+    mean, deviation = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+    z = (((x - mean) / deviation - a["b_dec"]) @ a["W_enc"] + a["b_enc"]).relu()
     f = torch.zeros_like(z).scatter(1, z.topk(3).indices, z.topk(3).values)
-    torch.testing.assert_close(sae.encode(X), deviation * f, rtol=1e-5, atol=1e-5)
-    x_hat = f @ a["W_dec"] * deviation + mean
-    torch.testing.assert_close(sae.rebuild(X), x_hat, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sae.encode(x), deviation * f, rtol=1e-4, atol=1e-5)
+    x_hat = (f @ a["W_dec"] + a["b_dec"]) * deviation + mean
+    torch.testing.assert_close(sae.rebuild(x), x_hat, rtol=1e-4, atol=1e-4)
+    with pytest.raises(Unsupported, match="has biases in each token's own size"):
+        exchange.write(suite.folder, "sparsify", tmp_path / "out", (), None)
 
 
-def test_openais_normalisation_with_biases_is_refused_with_the_reason(tmp_path: Path, taken: Taken):
-    openai(tmp_path / "gpt2", "TopK")
-    with pytest.raises(Unsupported, match="its encoder bias and decoder bias do not follow"):
-        taken(tmp_path / "gpt2", reads="resid_mid.8")
+@pytest.mark.parametrize("how", ["layer_norm", "constant_norm_rescale"])
+def test_saelens_normalises_each_token(how: str, tmp_path: Path, taken: Taken):
+    """Its functions before encoding and behind decoding, but for the 1e-5 of the first."""
+    data = Path(__file__).parent / "data/saelens/standard"
+    folder = Path(shutil.copytree(data, tmp_path / "theirs"))
+    config = json.loads((folder / "cfg.json").read_text()) | {"normalize_activations": how}
+    (folder / "cfg.json").write_text(json.dumps(config | {"apply_b_dec_to_input": True}))
+    a = load_file(folder / "sae_weights.safetensors")
+    suite = taken(folder)
+    x = torch.randn(40, 1).exp() * X + torch.randn(40, 1)
+    by_deviation = how == "layer_norm"
+    mean = x.mean(1, keepdim=True) if by_deviation else torch.zeros(40, 1)
+    s = x.std(1, keepdim=True) if by_deviation else x.norm(dim=1, keepdim=True) / math.sqrt(D)
+    f = (((x - mean) / s - a["b_dec"]) @ a["W_enc"] + a["b_enc"]).relu()
+    sae = suite.load(suite.names[0])
+    torch.testing.assert_close(sae.encode(x), s * f, rtol=1e-4, atol=1e-5)
+    x_hat = (f @ a["W_dec"] + a["b_dec"]) * s + mean
+    torch.testing.assert_close(sae.rebuild(x), x_hat, rtol=1e-4, atol=1e-4)
 
 
 def test_two_files_that_would_be_one_sae_are_refused(tmp_path: Path, taken: Taken):

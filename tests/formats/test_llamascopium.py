@@ -76,6 +76,21 @@ def test_a_transcoder(act: str, how: str, by_norm: bool, tmp_path: Path, taken: 
     torch.testing.assert_close(sae.rebuild(x), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_an_autoencoder_that_normalises_each_token(tmp_path: Path, taken: Taken):
+    shapes = {"W_E": (D, WIDTH), "b_E": (WIDTH,), "W_D": (WIDTH, D), "b_D": (D,)}
+    a = {name: torch.randn(shape) for name, shape in shapes.items()}
+    a["activation_function.log_jumprelu_threshold"] = torch.randn(WIDTH) / 2
+    config = {"hook_point_in": HOOKS["out"][1], **settings("jumprelu", "token-wise", True)}
+    suite = taken(written(tmp_path / "L1", "sae", a, **config))
+    x = torch.randn(30, D) * torch.randn(30, 1).exp()
+    s = x.norm(dim=1, keepdim=True) / math.sqrt(D)
+    threshold = a["activation_function.log_jumprelu_threshold"].exp()
+    f = fired(x / s @ a["W_E"] + a["b_E"], a["W_D"].norm(dim=1), "jumprelu", threshold)
+    sae = suite.load(suite.names[0])
+    torch.testing.assert_close(sae.encode(x), s * f, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sae.rebuild(x), s * (f @ a["W_D"] + a["b_D"]), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("act", "how", "by_norm"), CASES)
 def test_a_crosscoder_is_active_site_by_site(
     act: str, how: str, by_norm: bool, tmp_path: Path, taken: Taken
@@ -134,7 +149,8 @@ REFUSED = {
     "lorsa": ({"sae_type": "lorsa"}, "its latents attend"),
     "molt": ({"sae_type": "molt"}, "switch matrices on"),
     "kind": ({"sae_type": ["sae"]}, "sae_type: is"),
-    "token": ({"norm_activation": "token-wise"}, "differs from token to token"),
+    "token": ({"norm_activation": "token-wise"}, "by that site's own size, which it does not read"),
+    "each": ({"norm_activation": "batch-wise"}, "norm_activation: is 'batch-wise'"),
     "batch": ({"act_fn": "batchtopk"}, "act_fn: is 'batchtopk'; did you mean topk"),
     "gate": ({"use_glu_encoder": True}, "gates each latent by a second encoder"),
     "hooks": ({"sae_type": "clt", "hook_points_in": "x"}, "is no list of names"),
@@ -148,7 +164,7 @@ def test_what_no_sae_holds_is_refused_with_the_reason(case: str, tmp_path: Path,
     changed, why = REFUSED[case]
     a = {"W_E": torch.randn(D, WIDTH), "b_E": torch.randn(WIDTH), "W_D": torch.randn(WIDTH, D)}
     config = {"hook_point_in": HOOKS["in"][0], "act_fn": "relu", "sae_type": "sae"}
-    config |= {"hook_points_in": HOOKS["in"], **changed}
+    config |= {"hook_points_in": HOOKS["in"], "hook_point_out": HOOKS["out"][0], **changed}
     folder = written(tmp_path / "L0", config.pop("sae_type"), a, **config)
     with pytest.raises(PanscopeError, match=why) as raised:
         taken(folder)

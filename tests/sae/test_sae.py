@@ -1,6 +1,8 @@
 """A Sae is a value: folding changes the units and nothing else; a suite gives back what it took."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from safetensors.torch import save
 from panscope import files
 from panscope.errors import Corrupt, NotFound
 from panscope.sae import pieces
-from panscope.sae.sae import WEIGHTS, Sae, fold
+from panscope.sae.sae import WEIGHTS, Sae, Size, fold, size_of
 from panscope.sae.suite import KIND, Suite, write_sae
 from panscope.sites import Site
 
@@ -87,13 +89,33 @@ def test_what_is_written_is_read(suite_folder: Path):
     assert (read.reads, read.writes) == ((SITE,), (SITE,))
 
 
-def test_k_and_skip_are_written_and_read(tmp_path: Path):
-    written = random_sae(0, k=3, skips=True)
+@given(seed=st.integers(0, 20), size=st.sampled_from(get_args(Size)), scale=st.floats(0.1, 50))
+def test_biases_in_each_tokens_own_size_grow_with_it(seed: int, size: Size, scale: float):
+    sae = replace(random_sae(seed), size=size)
+    x = torch.randn(30, 6, generator=torch.Generator().manual_seed(seed))
+    rebuilt, f = sae.rebuild(x), sae.encode(x)
+    sizes = size_of(x, size)[:, None]
+    z = x @ sae.w_enc + sizes * sae.b_enc
+    expected = torch.where(z > sizes * sae.threshold, z, 0)
+    margin = (z - sizes * sae.threshold).abs().min(1).values > 1e-4
+    torch.testing.assert_close(f[margin], expected[margin], rtol=1e-4, atol=1e-4)
+    again = sae.rebuild(scale * x)[margin] / scale
+    torch.testing.assert_close(again, rebuilt[margin], rtol=1e-4, atol=1e-4)
+
+
+def test_a_token_of_no_size_has_no_latents():
+    sae = replace(random_sae(0), size="deviation", b_enc=torch.zeros(10))
+    rebuilt = sae.rebuild(torch.zeros(2, 6))
+    torch.testing.assert_close(rebuilt, torch.zeros(2, 6), rtol=0, atol=1e-6)
+
+
+def test_k_skip_and_size_are_written_and_read(tmp_path: Path):
+    written = replace(random_sae(0, k=3, skips=True), size="deviation")
     write_sae(tmp_path, "resid_post.0/topk", written)
     facts = {"saes": [{"sae": "resid_post.0/topk", "site": "resid_post.0", "width": 10}]}
     files.seal(tmp_path, KIND, {}, {}, facts)
     read = Suite.open(tmp_path).load("resid_post.0/topk")
-    assert (read.k, read.skip.tolist()) == (3, written.skip.tolist())
+    assert (read.k, read.size, read.skip.tolist()) == (3, "deviation", written.skip.tolist())
     x = torch.randn(20, 6, generator=torch.Generator().manual_seed(4))
     assert torch.equal(read.rebuild(x), written.rebuild(x))
 

@@ -1,6 +1,7 @@
 """Edits in a pass: the one primitive, to the bit where nothing moves; order, tokens, refusals."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from panscope.errors import ConfigError, NotFound, Unsupported
 from panscope.model import load, ragged
 from panscope.model.load import Model
 from panscope.model.ragged import padded
-from panscope.sae.sae import Sae
+from panscope.sae.sae import Sae, Size
 from panscope.sites import Site
 
 SITE = Site("resid_post", 1)
@@ -110,11 +111,17 @@ def test_what_the_sae_missed_stays(tiny_model: Model, sae: Sae, row: list[int]):
         ({"action": "clamp", "high": 0.5}, lambda f: f.clamp(max=0.5)),
     ],
 )
-@pytest.mark.parametrize("k", [None, 4])
+@pytest.mark.parametrize(("k", "size"), [(None, None), (4, None), (None, "rms")])
 def test_a_feature_moves_along_its_row(
-    tiny_model: Model, make_sae: MakeSae, row: list[int], keys: dict[str, Any], rule: Any, k: int
+    tiny_model: Model,
+    make_sae: MakeSae,
+    row: list[int],
+    keys: dict[str, Any],
+    rule: Any,
+    k: int | None,
+    size: Size | None,
 ):
-    sae = make_sae("resid_post.1", k=k)
+    sae = replace(make_sae("resid_post.1", k=k), size=size)
     before = values_at(tiny_model, row, SITE)
     f = sae.encode(before)[:, 3]
     after, _ = run(tiny_model, row, {NAME: sae}, edit(3, **keys))

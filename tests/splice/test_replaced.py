@@ -11,7 +11,7 @@ from panscope.errors import Unsupported
 from panscope.model import tap, text
 from panscope.model.load import Model
 from panscope.model.text import Rows
-from panscope.sae.sae import Sae
+from panscope.sae.sae import Sae, Size
 from panscope.sites import Site, all_sites
 
 SITE = Site("resid_post", 1)
@@ -93,8 +93,9 @@ def test_what_cannot_be_edited_is_refused(tiny_model: Model, batch: Rows):
         splice.logits(tiny_model, base, [site], base.at([site]))
 
 
+@pytest.mark.parametrize("size", [None, "deviation"])
 @pytest.mark.parametrize("has_skip", [False, True])
-def test_rebuilding_from_pairs_equals_decoding_all_latents(has_skip: bool):
+def test_rebuilding_from_pairs_equals_decoding_all_latents(has_skip: bool, size: Size | None):
     generator = torch.Generator().manual_seed(5)
     x, w_enc = torch.randn(30, 6, generator=generator), torch.randn(6, 20, generator=generator)
     sae = Sae(
@@ -106,6 +107,7 @@ def test_rebuilding_from_pairs_equals_decoding_all_latents(has_skip: bool):
         reads=(SITE,),
         writes=(SITE,),
         skip=torch.randn(9, 6, generator=generator) if has_skip else None,
+        size=size,
     )
     pairs = sae.pairs(x)
     assert (pairs.offsets.diff() == 0).any(), "some token has no latent"

@@ -1,6 +1,7 @@
 """Training that begins from Saes: at step 0 it is them, in every architecture that can be."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,9 @@ def test_what_cannot_be_begun_from_is_refused(tmp_path: Path):
     one = sealed(tmp_path / "one", a=sae_of("skip_transcoder"))
     with pytest.raises(ConfigError, match="has a skip connection; set"):
         at_step_0(settings(one, "transcoder"))
+    grows = sealed(tmp_path / "grows", a=replace(sae_of("autoencoder"), size="rms"))
+    with pytest.raises(ConfigError, match="has biases in each token's own size"):
+        at_step_0(settings(grows))
     wide = {READ: torch.randn(64, D + 1), WRITTEN: torch.randn(64, D)}
     other = settings(sealed(tmp_path / "other", a=sae_of("autoencoder")))
     with pytest.raises(ConfigError, match="reads 6 numbers and writes 6, the model has 7, 7"):

@@ -33,7 +33,7 @@ def encode(
 def decode(
     f: Latents,
     w_dec: Float[Tensor, "latents d_out"],
-    b_dec: Float[Tensor, " d_out"],
+    b_dec: Float[Tensor, "... d_out"],
 ) -> Float[Tensor, "tokens d_out"]:
     """Sum the decoder directions, each times its latent's activation, onto the bias."""
     return torch.addmm(b_dec, f, w_dec)

@@ -5,7 +5,7 @@ bias left (Gemma Scope, arXiv:2408.05147, appendix B).
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,9 @@ from panscope.kernels.bodies import body_for
 from panscope.kernels.pairs import Pairs
 from panscope.sites import Site
 
+Size = Literal["deviation", "rms"]
+"""A size of a token's activations: their standard deviation (n - 1), their root mean square."""
+SMALLEST_SIZE = 1e-8
 WEIGHTS = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
 
 
@@ -27,8 +30,10 @@ class Sae:
     An autoencoder writes what it reads; a transcoder writes another site, with or without the
     linear term `skip`; a crosscoder reads and writes several sites, their values one after another.
     A latent is active where its pre-activation exceeds its threshold and, if `k` is given, is among
-    the token's k largest. Keep `w_enc` contiguous in memory latent by latent (`fold` and
-    `Suite.load` do): encoding then copies nothing.
+    the token's k largest. With `size`, biases and thresholds are multiples of each token's own
+    size: that is what a Sae does which was trained on activations divided by it. Keep `w_enc`
+    contiguous in memory latent by latent (`fold` and `Suite.load` do): encoding then copies
+    nothing.
     """
 
     w_enc: Float[Tensor, "d_in latents"]
@@ -40,6 +45,7 @@ class Sae:
     writes: tuple[Site, ...]
     k: int | None = None
     skip: Float[Tensor, "d_out d_in"] | None = None
+    size: Size | None = None
 
     @property
     def width(self) -> int:
@@ -48,6 +54,10 @@ class Sae:
 
     def pairs(self, x: Activations) -> Pairs:
         """Return the active latents of each token, by the fastest body there is."""
+        if self.size is not None:
+            sizes = size_of(x, self.size)
+            pairs = replace(self, size=None).pairs(x / sizes[:, None])
+            return replace(pairs, z=pairs.z * sizes[pairs.token.long()])
         body = body_for(x)
         pairs = body.encode(x, self.w_enc.T.contiguous(), self.b_enc, self.threshold)
         return pairs if self.k is None else pairs.largest(self.k)
@@ -58,12 +68,19 @@ class Sae:
         return pairs.scatter(pairs.z)
 
     def decode(self, f: Latents, x: Activations | None = None) -> Float[Tensor, "tokens d_out"]:
-        """Rebuild activations from latents; a Sae with `skip` also needs what it read."""
-        rebuilt = reference.decode(f, self.w_dec, self.b_dec)
+        """Rebuild activations from latents; with `skip` or `size` from what was read, too."""
+        rebuilt = reference.decode(f, self.w_dec, self.bias(x))
         if self.skip is None:
             return rebuilt
         assert x is not None
         return rebuilt + x @ self.skip.T
+
+    def bias(self, x: Activations | None) -> Float[Tensor, "... d_out"]:
+        """Return the decoder's bias, or what it is at each token where it has the token's size."""
+        if self.size is None:
+            return self.b_dec
+        assert x is not None
+        return size_of(x, self.size)[:, None] * self.b_dec
 
     def rebuild(self, x: Activations) -> Float[Tensor, "tokens d_out"]:
         """Encode and decode."""
@@ -74,6 +91,12 @@ class Sae:
         skip = None if self.skip is None else self.skip.to(device)
         weights = {name: getattr(self, name).to(device) for name in WEIGHTS}
         return replace(self, **weights, skip=skip)
+
+
+def size_of(x: Activations, size: Size) -> Float[Tensor, " tokens"]:
+    """Return each token's own size."""
+    sizes = x.std(1) if size == "deviation" else x.square().mean(1).sqrt()
+    return sizes.clamp_min(SMALLEST_SIZE)
 
 
 def fold(

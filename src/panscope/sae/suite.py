@@ -3,7 +3,7 @@
     suite/
       manifest.json                     facts: `saes`, one object a Sae
       <site>/<name>/sae.safetensors     w_enc b_enc w_dec b_dec threshold, perhaps skip; folded
-      <site>/<name>/sae.json            kind, k, width, the sites it reads and writes
+      <site>/<name>/sae.json            kind, k, width, the sites it reads and writes, perhaps size
 
 A Sae's id is `<site>/<name>`, the site being the first that it writes. Weights are float32. What
 evaluation measures is added to the manifest's facts.
@@ -82,6 +82,7 @@ def write_sae(folder: Path, sae_id: str, sae: Sae, group: Group = ALONE) -> None
         "width": sae.width * group.size,
         "reads": _names(sae.reads),
         "writes": _names(sae.writes),
+        **({} if sae.size is None else {"size": sae.size}),
     }
     if group.is_first:
         write_json(folder / sae_id / "sae.json", described)
@@ -100,4 +101,5 @@ def _read(path: Path, described: Facts) -> Sae:
         ) from error
     w_enc = weights["w_enc"].T.contiguous().T  # latent by latent in memory, as encoding reads it
     reads, writes = (tuple(map(Site.parse, described[key])) for key in ("reads", "writes"))
-    return Sae(**{**weights, "w_enc": w_enc}, reads=reads, writes=writes, k=described.get("k"))
+    k, size = described.get("k"), described.get("size")
+    return Sae(**{**weights, "w_enc": w_enc}, reads=reads, writes=writes, k=k, size=size)

@@ -52,7 +52,7 @@ class Moved:
     def latents(self, x: Activations) -> Latents:
         """Return these latents' activations; TopK needs all others for that."""
         columns, sae = list(self.columns), self.sae
-        if sae.k is not None:
+        if sae.k is not None or sae.size is not None:
             return sae.encode(x)[:, columns]
         few = sae.w_enc[:, columns], sae.b_enc[columns], sae.threshold[columns]
         return reference.encode(x, *few)

@@ -70,7 +70,7 @@ def side_by_side(
 
 def rebuilt(sae: Sae, pairs: Pairs, x: Activations) -> Float[Tensor, "tokens d_out"]:
     """Decode what a Sae made of x: the decoder's rows, each times its latent's activation."""
-    decoded = sae.b_dec + embedding_bag(
+    decoded = sae.bias(x) + embedding_bag(
         pairs.latent,
         sae.w_dec,
         pairs.offsets.to(pairs.latent.dtype),

@@ -30,6 +30,8 @@ class Leaving:
         """Return the one site read and the one written; a crosscoder has more."""
         if len(sae.reads) > 1 or len(sae.writes) > 1:
             raise self._refused("is a crosscoder", f"{form} holds one site")
+        if sae.size is not None:
+            raise self._refused("has biases in each token's own size", f"{form} holds fixed ones")
         return sae.reads[0], sae.writes[0]
 
     def refuse_transcoder(self, sae: Sae, form: str) -> None:

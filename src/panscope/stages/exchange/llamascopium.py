@@ -8,7 +8,7 @@ z = x W_E + b_E; f = z where z n passes the activation, n being 1 or, with
 `sparsity_include_decoder_norm`, the norm of the latent's decoder row; x' = f W_D + b_D. JumpReLU
 has log_jumprelu_threshold; TopK keeps the largest z n: latents are in that unit here. With
 `dataset-wise` all this is of activations times sqrt(d) / their mean norm, which goes into the
-weights.
+weights; with `token-wise` of each token's times sqrt(d) / its own norm (`divided`).
 
 A crosscoder sums z over its sites and has a norm at each: a latent may be active for one and not
 for another. So there is a Sae for each site that is written; all read all sites. Of a cross-layer
@@ -16,6 +16,7 @@ transcoder there is one for each layer that is read, and what they rebuild adds 
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ NOT_HELD = {
     "molt": "its latents switch matrices on, not directions",
 }
 ACTIVATIONS = ("relu", "jumprelu", "topk")
-FOLDED = ("inference", "dataset-wise")
+NORMALISED = ("inference", "dataset-wise", "token-wise")
 SMALLEST_NORM = 1e-8
 
 
@@ -84,9 +85,11 @@ def _refuse_what_is_not_held(file: Foreign, config: Facts, kind: object) -> None
         raise file.unknown("sae_type", kind, READ)
     if (activation := config.get("act_fn", "relu")) not in ACTIVATIONS:
         raise file.unknown("act_fn", activation, ACTIVATIONS)
-    if (how := config.get("norm_activation", "dataset-wise")) not in FOLDED:
-        found = f"is {how!r}: what x is divided by differs from token to token"
-        raise Unsupported(f"{file.path}: norm_activation", found, f"read {' or '.join(FOLDED)}")
+    if (how := config.get("norm_activation", "dataset-wise")) not in NORMALISED:
+        raise file.unknown("norm_activation", how, NORMALISED)
+    if how == "token-wise" and (kind != "sae" or _hook_out(config) != config.get("hook_point_in")):
+        found = "multiplies what it writes by that site's own size, which it does not read"
+        raise Unsupported(f"{file.path}: norm_activation", found, "read an autoencoder")
     if config.get("use_glu_encoder"):
         found = "gates each latent by a second encoder, which no threshold says"
         raise Unsupported(f"{file.path}: use_glu_encoder", found, "read one without")
@@ -104,7 +107,7 @@ def _hooks(file: Foreign, config: Facts, key: str, n: int | None = None) -> list
 
 def _single(file: Foreign, config: Facts) -> Ways:
     hook_in = text_in(config, "hook_point_in")
-    hook_out = text_in(config, "hook_point_out") or hook_in
+    hook_out = _hook_out(config)
     w_enc = file.take("W_E", None, None)
     d, width = w_enc.shape
     w_dec = file.take("W_D", width, None)
@@ -119,6 +122,10 @@ def _single(file: Foreign, config: Facts) -> Ways:
         b_dec / written,
         ends_of(file, hook_in, hook_out),
     )
+
+
+def _hook_out(config: Facts) -> str | None:
+    return text_in(config, "hook_point_out") or text_in(config, "hook_point_in")
 
 
 def _written(file: Foreign, config: Facts, own: int, hooks: list[str]) -> Ways:
@@ -167,7 +174,7 @@ def _threshold(file: Foreign, config: Facts, *shape: int) -> Tensor:
 
 def _scale(file: Foreign, config: Facts, hook: str | None, d: int) -> float:
     """Return what activations at a hook are multiplied by."""
-    if config.get("norm_activation", "dataset-wise") == "inference":
+    if config.get("norm_activation", "dataset-wise") != "dataset-wise":
         return 1.0
     norm = float(file.take(f"dataset_average_activation_norm.{hook}"))
     if norm <= 0:
@@ -182,8 +189,9 @@ def _held(file: Foreign, config: Facts, ways: Ways) -> Sae:
     if not config.get("sparsity_include_decoder_norm", True):
         norms = torch.ones_like(norms)
     norms = norms.clamp_min(SMALLEST_NORM)
-    if config.get("act_fn") != "topk":
-        return Sae(w_enc, b_enc, w_dec, b_dec, threshold / norms, *ends)
-    k = file.size(config, "top_k")
-    rows = w_dec / norms[:, None]
-    return Sae(w_enc * norms, b_enc * norms, rows, b_dec, threshold, *ends, k=k)
+    if config.get("act_fn") == "topk":
+        k, rows = file.size(config, "top_k"), w_dec / norms[:, None]
+        sae = Sae(w_enc * norms, b_enc * norms, rows, b_dec, threshold, *ends, k=k)
+    else:
+        sae = Sae(w_enc, b_enc, w_dec, b_dec, threshold / norms, *ends)
+    return replace(sae, size="rms") if config.get("norm_activation") == "token-wise" else sae

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from panscope.sae.sae import Sae
-from panscope.stages.exchange.divided import cancelled
+from panscope.stages.exchange.divided import by_token
 from panscope.stages.exchange.foreign import Foreign, Slide, centred, section_in
 from panscope.stages.exchange.hooks import ends_of
 
@@ -24,7 +24,7 @@ def detect(file: Foreign) -> bool:
 
 
 def read(file: Foreign) -> list[Slide]:
-    """Read an autoencoder with ReLU, or with TopK where its normalisation cancels."""
+    """Read an autoencoder."""
     activation = file.arrays.get("activation", "ReLU")
     if activation not in ACTIVATIONS:
         raise file.unknown("activation", activation, ACTIVATIONS)
@@ -36,5 +36,5 @@ def read(file: Foreign) -> list[Slide]:
     if activation == "ReLU":
         return [Slide(sae, {"architecture": "relu", "model": None})]
     k = file.size(section_in(file.arrays, "activation_state_dict"), "k")
-    sae = cancelled(file, "TopK", replace(sae, k=k), centres=True)
+    sae = by_token(replace(sae, k=k), "deviation", centres=True)
     return [Slide(sae, {"architecture": "topk", "model": None})]

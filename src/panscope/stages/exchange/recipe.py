@@ -1,7 +1,8 @@
 """The recipe of a run whose suite was opened: what evaluate, describe and train need besides it.
 
 TOML, for its reader to change. [train] begins at the Saes that were read and asks for their L0;
-parts of what crosses layers, which no training here makes, are left out of it.
+parts of what crosses layers, and biases in each token's own size, which no training here makes, are
+left out of it.
 """
 
 import json
@@ -73,7 +74,8 @@ def recipe(suite: Suite, model: str, text: str) -> str:
 
 def _can_be_trained(fact: Facts) -> bool:
     ends = fact["reads"], fact["writes"]
-    return "part_of" not in fact and (ends[0] == ends[1] or len(ends[0]) == len(ends[1]) == 1)
+    is_plain = "part_of" not in fact and "size" not in fact
+    return is_plain and (ends[0] == ends[1] or len(ends[0]) == len(ends[1]) == 1)
 
 
 def _product(fact: Facts) -> dict[str, Any]:

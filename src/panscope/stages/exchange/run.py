@@ -150,6 +150,7 @@ def _facts(sae_id: str, slide: Slide) -> dict[str, Any]:
         "width": sae.width,
         **{key: value for key, value in slide.facts.items() if value is not None},
     }
+    facts |= {} if sae.size is None else {"size": sae.size}
     return facts if sae.k is None else {**facts, "target_l0": float(sae.k)}
 
 

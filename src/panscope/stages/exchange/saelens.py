@@ -20,9 +20,9 @@ from torch import Tensor
 from panscope import __version__
 from panscope.errors import Unsupported
 from panscope.files import write_bytes, write_json
-from panscope.sae.sae import Sae
+from panscope.sae.sae import Sae, Size
 from panscope.sites import Site
-from panscope.stages.exchange.divided import cancelled
+from panscope.stages.exchange.divided import by_token
 from panscope.stages.exchange.foreign import (
     Facts,
     Foreign,
@@ -40,7 +40,7 @@ NAME = "saelens"
 TOPK = ("topk",)
 THRESHOLDS = ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
-BY_TOKEN = ("layer_norm", "constant_norm_rescale")
+BY_TOKEN: Mapping[str, Size] = {"layer_norm": "deviation", "constant_norm_rescale": "rms"}
 BATCHTOPK = ("batchtopk", "matryoshka_batchtopk")
 KNOWN = ("standard", "gated", *TOPK, *THRESHOLDS, *TRANSCODERS[:2], *BATCHTOPK)
 VERSION = "6.0.0"
@@ -66,8 +66,8 @@ def read(file: Foreign) -> list[Slide]:
     writes = text_in(meta, "hook_name_out") if architecture in TRANSCODERS else None
     ends = ends_of(file, text_in(meta, "hook_name"), writes)
     sae, how = _assembled(file, config, architecture, ends), config["normalize_activations"]
-    if how in BY_TOKEN and architecture not in TRANSCODERS:
-        sae, how = cancelled(file, f"{how}", sae, centres=how == "layer_norm"), "none"
+    if (size := BY_TOKEN.get(str(how))) and architecture not in TRANSCODERS:
+        sae, how = by_token(sae, size, centres=how == "layer_norm"), "none"
     scale = _scale(file, how, architecture)
     if scale != 1:
         w_dec, b_dec = sae.w_dec / scale, sae.b_dec / scale
@@ -149,7 +149,7 @@ def _scale(file: Foreign, how: object, architecture: str) -> float:
     if how in ("none", None):
         return 1.0
     if how != "expected_average_only_in" or architecture in TRANSCODERS:
-        do = "fold it before export, or retrain with none: it differs from token to token"
+        do = "save one with none, or with the scale of the whole text"
         raise Unsupported(f"{file.path}: normalize_activations", f"is {quoted(how)}", do)
     scaler = file.json("activation_scaler.json")
     if not scaler:

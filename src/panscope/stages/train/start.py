@@ -63,6 +63,9 @@ def begun(
 
 
 def _refuse_another_shape(spec: Spec, sae: Sae, read: Scale, written: Scale) -> None:
+    if sae.size is not None:
+        found = "has biases in each token's own size, which no training here keeps"
+        raise ConfigError(f"train.begin_from: {spec.sae}", found, "begin from another suite")
     wanted, has = (len(read), len(written)), (len(sae.w_enc), len(sae.b_dec))
     if wanted != has:
         found = (
