@@ -8,9 +8,8 @@ const star = document.getElementById("star");
 async function toggle() {
   const { sae, feature } = data().view;
   const isKept = star.getAttribute("aria-pressed") === "true";
-  const path = `/api/sae/${sae.sae}/feature/${feature.index}/bookmark`;
   try {
-    await ask(path, null, path, isKept ? "DELETE" : "PUT");
+    await ask(`/api/sae/${sae.sae}/feature/${feature.index}/bookmark`, null, star, isKept ? "DELETE" : "PUT");
     star.setAttribute("aria-pressed", String(!isKept));
   } catch (error) {
     if (error.name !== "AbortError") star.textContent = `${error.message}.`;

@@ -8,12 +8,13 @@ import { ask, sayFailure } from "./ask.js";
 import { addRow, editOf, parsed, refuseEdit, replaceRows, rows, weigh } from "./edits.js";
 import { element, remember } from "./page.js";
 import { isUsable, refuse, settle } from "./refuse.js";
-import { add, begin, shareOf } from "./texts.js";
+import { add, begin, hasBegun, shareOf } from "./texts.js";
 import { authorisation } from "./token.js";
 
 const form = document.getElementById("ask");
 const fields = form.elements;
 const status = document.getElementById("status");
+const texts = document.getElementById("texts");
 const stop = document.getElementById("stop");
 const saved = document.getElementById("saved");
 const name = document.getElementById("name");
@@ -60,7 +61,7 @@ async function write(event) {
   const control = (running = new AbortController());
   begin(fields.prompt.value);
   rows().forEach((row) => weigh(row, null));
-  document.getElementById("texts").hidden = stop.hidden = false;
+  texts.hidden = stop.hidden = false;
   document.getElementById("start").hidden = true;
   tell("Running the model; the first time it is loaded, which takes some seconds.");
   try {
@@ -78,6 +79,8 @@ function ended() {
 
 // Say a refusal beside the field that it is about, or where the texts would be.
 function sayRefusal(error) {
+  if (error.name === "AbortError") return;
+  texts.hidden = !hasBegun();
   const [, where, sentence] = /^(.*?): (.*)$/s.exec(error.message) ?? [];
   const field = fields[ABOUT[where]];
   if (field) refuse(field, `${sentence}.`);
