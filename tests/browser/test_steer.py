@@ -145,7 +145,12 @@ def test_what_is_wrong_is_said_beside_its_field(tab: Tab) -> None:
     tab.said.clear()
 
 
+@pytest.mark.parametrize("tab", ["light"], indirect=True)
 def test_a_link_names_a_feature(tab: Tab) -> None:
+    for wrong in ("[", "{}", "[null]", '[{"action":"ad"}]', '[{"direction":"x"}]'):
+        tab.page.goto(f"/steer?{urlencode({'edits': wrong})}#token={TOKEN}")
+        tab.page.get_by_text("edits that cannot be read").wait_for()
+        assert tab.page.locator(".edit").count() == 1
     for address in (f"feature={SAE}/5", f"sae={SAE}&index=5", f"feature={SAE}:5"):
         tab.page.goto(f"/steer?{address}")
         tab.page.locator(".about", has_text="Feature 5").wait_for()

@@ -102,9 +102,13 @@ function show(row) {
   const words = [target, actionOf(row), valueOf(row, "at")];
   for (const part of row.querySelectorAll("[data-for]")) part.hidden = !part.dataset.for.split(" ").some((word) => words.includes(word));
   fieldOf(row, "range").hidden = !/max|scale/.test(change.value);
-  const [low, high] = ["low", "high"].map((name) => fieldOf(row, name));
-  low.setCustomValidity(low.value || high.value ? (low.value && high.value && Number(low.value) > Number(high.value) ? "The lower bound is above the upper one." : "") : "Give a lower bound, an upper one, or both.");
+  fieldOf(row, "low").setCustomValidity(boundsProblem(valueOf(row, "low"), valueOf(row, "high")));
   if (valueOf(row, "at") === "tokens") offerTokens(row);
+}
+
+function boundsProblem(low, high) {
+  if (!low && !high) return "Give a lower bound, an upper one, or both.";
+  return low && high && Number(low) > Number(high) ? "The lower bound is above the upper one." : "";
 }
 
 // Find out what a feature is, and say what the edit would add.
@@ -125,11 +129,15 @@ async function tell(row) {
     row.about = about;
     say(row);
   } catch (error) {
-    if (error.name === "AbortError") return null;
-    if (!width) fieldOf(row, "sae").setCustomValidity(`${error.message}.`);
-    refuse(fieldOf(row, width ? "index" : "sae"), `${error.message}.`);
+    if (error.name !== "AbortError") refuseFeature(row, width ? "index" : "sae", `${error.message}.`);
   }
-  return row;
+  return null;
+}
+
+// A Sae that is not there stays refused until another is chosen; a server may answer again.
+function refuseFeature(row, name, sentence) {
+  if (name === "sae") fieldOf(row, name).setCustomValidity(sentence);
+  refuse(fieldOf(row, name), sentence);
 }
 
 function say(row) {

@@ -40,10 +40,11 @@ async function readAddress() {
   const edits = typed.flatMap((text) => parsed(text, query.get("at") ?? "all"));
   try {
     if (query.has("edits")) edits.push(...JSON.parse(query.get("edits")));
+    edits.forEach((edit) => addRow(edit));
   } catch {
-    tell("The address holds edits that are not JSON; they were left out.");
+    replaceRows([]);
+    tell("The address holds edits that cannot be read; they were left out.");
   }
-  edits.forEach((edit) => addRow(edit));
   if (query.has("saved")) await openSaved(query.get("saved"));
   if (!rows().length) addRow();
 }
@@ -171,6 +172,7 @@ form.addEventListener("input", ({ target }) => settle(target));
 form.addEventListener("change", keep);
 document.getElementById("add").onclick = () => (addRow().querySelector("[name=index]").focus(), keep());
 document.querySelector("#save button").onclick = save;
+name.onkeydown = (event) => event.key === "Enter" && (event.preventDefault(), save());
 share.onclick = copyLink;
 saved.onchange = () => saved.value && openSaved(saved.value);
 stop.onclick = () => (running?.abort(), ended(), (status.hidden = true));
