@@ -1,5 +1,6 @@
 # Two commands: `make demo` to see, `make test` to check. Both make .venv on first use. `make bench`
-# and `make quality` measure; with `make peers` before, also the other trainers beside ours.
+# and `make quality` measure; with `make peers` before, also the other trainers beside ours, with
+# `make dashboard` also what else describes features.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,11 +8,13 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RUN ?= runs/demo
 PEERS := .peers
 PEERS_PIP := $(PEERS)/bin/python -m pip install --quiet
+DASHBOARD := .dashboard
+DASHBOARD_PIP := $(DASHBOARD)/bin/python -m pip install --quiet
 NATIVE := $(wildcard src/panscope/kernels/native/*)
 MEASURED := $(or $(wildcard $(PEERS)/.installed),$(VENV)/.installed)
 MEASURE := $(dir $(MEASURED))bin/python
 
-.PHONY: demo test lint bench peers quality screenshot clean
+.PHONY: demo test lint bench peers dashboard quality pictures clean
 
 demo: $(VENV)/.installed
 	$(BIN)/panscope demo --output $(RUN) $(ARGS)
@@ -25,12 +28,10 @@ lint: $(VENV)/.developed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Under nine minutes; the last line of each is JSON. Arguments: `make bench ARGS='--size d2304'`.
+# About a quarter of an hour, and at its end what is asked beside what was reached. Some of them:
+# `make bench ARGS='store serve'`.
 bench: $(MEASURED)
-	$(MEASURE) benchmarks/store.py --short
-	$(MEASURE) benchmarks/harvest.py --short
-	$(MEASURE) benchmarks/serve.py --short
-	$(MEASURE) benchmarks/train.py $(or $(ARGS),--short)
+	$(MEASURE) benchmarks/bench.py $(ARGS)
 
 # Hours: three seeds of every trainer, resumed where it was stopped.
 quality: $(MEASURED)
@@ -41,14 +42,18 @@ quality: $(MEASURED)
 
 peers: $(PEERS)/.installed
 
-# The README's picture, made by the browser test: of a fixture, or of a page of a running server,
-# `make screenshot PAGE='http://127.0.0.1:8000/sae/resid_post.2/w1024_l0_20_s0/7?text=Once upon'`.
-screenshot: $(VENV)/.developed
-	PANSCOPE_SCREENSHOT=docs/screenshot.png $(if $(PAGE),PANSCOPE_PAGE='$(PAGE)') \
-	  $(BIN)/pytest tests/browser -k screenshot
+dashboard: $(DASHBOARD)/.installed
+
+# The pictures of README and docs, from the demo's run: labels of one Sae and a contrast are added
+# to it, which takes three minutes.
+pictures: $(VENV)/.developed
+	$(BIN)/panscope demo --output $(RUN) --no-serve
+	$(BIN)/panscope explain demo --output $(RUN) --sae 'resid_post.2/*'
+	$(BIN)/panscope contrast $(RUN) --a docs/pictures/german.txt --b docs/pictures/english.txt
+	$(BIN)/python docs/pictures/make.py $(RUN)
 
 clean:
-	rm -rf $(VENV) $(PEERS)
+	rm -rf $(VENV) $(PEERS) $(DASHBOARD)
 
 # torch comes first and alone, so that no other package chooses its build: a CPU build unless the
 # machine has CUDA, if pip knows one; otherwise whatever build pip offers of the pinned version.
@@ -78,4 +83,11 @@ $(PEERS)/.others:
 
 $(PEERS)/.installed: $(PEERS)/.others pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PEERS_PIP) --editable ".[web]"
+	touch $@
+
+# By itself: it needs a transformers below 4.57. No newer pyarrow has what its datasets calls.
+$(DASHBOARD)/.installed:
+	$(PYTHON) -m venv $(DASHBOARD)
+	$(DASHBOARD_PIP) torch==2.13.0+cpu 2>/dev/null || $(DASHBOARD_PIP) torch==2.13.0
+	$(DASHBOARD_PIP) torch==2.13.0 sae-dashboard==0.8.0 'pyarrow<19'
 	touch $@

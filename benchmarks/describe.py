@@ -31,11 +31,13 @@ from panscope.sae.sae import Sae
 from panscope.sites import Site
 from panscope.stages.describe import bands, directions, examples
 from panscope.stages.describe.companions import companions
+from panscope.stages.describe.fired import Fired
 from panscope.stages.describe.log import Log
 from panscope.stages.describe.tally import Tally
 from panscope.stages.describe.tokens import Text
 
 CONTEXT, PASS_ROWS, PIECE_PASSES = 128, 32, 4
+BESIDE = ("log", "sort", "tally", "companions", "examples")
 
 
 class Size(NamedTuple):
@@ -105,15 +107,17 @@ def measure(size: Size, folder: Path) -> tuple[dict[str, float], float, int]:
         text = Text.of([(seal.first_row, rows) for seal, rows in log.pieces()])
         codes = log.codes("a/b", size.width)
     tally = Tally.zero(size.width, float(sae.threshold[0]), 10, len(text.kinds), 0)
+    with clock("sort"):
+        everything = Fired.of(codes)
     with clock("tally"):
-        for piece_codes, tokens in zip(codes, text.tokens, strict=True):
-            tally.add_(piece_codes, tokens)
+        for firings, tokens in zip(everything.by_latent, text.tokens, strict=True):
+            tally.add_(firings, tokens)
     with clock("companions"):
-        companions(codes, tally, 10)
+        companions(everything, tally, 10)
     with clock("examples"):
         joined = bands.joined(tally)
         chosen = bands.chosen(tally, joined, text.documents, CONTEXT)
-        examples.columns(chosen, codes, text)
+        examples.columns(chosen, everything, text)
     with clock("weights"):
         directions.effects(sae.w_dec, torch.randn(size.d, size.vocab), 10)
         directions.near(sae.w_dec, 10)
@@ -136,7 +140,10 @@ def main() -> None:
         share = spent / seconds["encode"]
         print(f"{what:>12}  {spent:7.2f} s  {spent / n_tokens * 1e6:8.2f} us/token  {share:6.1%}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"l0": l0, "tokens": n_tokens, "peak_bytes": peak, **seconds}))
+    beside = sum(seconds[what] for what in BESIDE) / seconds["encode"]
+    facts = {"l0": l0, "tokens": n_tokens, "peak_bytes": peak, "beside": beside}
+    print(f"{'beside':>12}  {beside:.1%} of encoding: {', '.join(BESIDE)}")
+    print(json.dumps({**facts, **seconds}))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def panscope(
 
     with tempfile.TemporaryDirectory() as folder:
         bank = specs(config, n_layers=1)
-        train.run(config, [bank], batches_from, {}, Path(folder), silent)
+        train.run(train.Work(config, [bank], batches_from, {}, Path(folder), silent))
         suite = Suite.open(Path(folder))
         return suite.load(suite.names[0])
 

@@ -84,7 +84,7 @@ def harvest_all(model: Model, passes: list[Rows], folder: Path) -> None:
     n_tokens = sum(int(passed.mask.sum()) for passed in passes)
     bucket_tokens = max(1, len(passes) // N_BUCKETS) * BATCH_ROWS * CONTEXT
     config = harvest.Config(tokens=n_tokens, bucket_tokens=bucket_tokens, batch_rows=BATCH_ROWS)
-    harvest.run(config, model, rows_from, {}, folder, silent)
+    harvest.run(harvest.Work(config, model, rows_from, {}, folder, silent))
 
 
 def measure(name: str, short: bool, n_rounds: int) -> dict[str, list[float]]:

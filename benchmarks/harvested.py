@@ -34,7 +34,7 @@ def store(split: Split) -> Store:
     rows_from = lambda row: text.rows(TEXT, model, split, SETTINGS.batch_rows, row)  # noqa: E731
     inputs = {"model": model.digest, "text": text.fingerprint(TEXT), "split": split}
     settings = SETTINGS.model_copy(update={"tokens": tokens})
-    harvest.run(settings, model, rows_from, inputs, folder, silent)
+    harvest.run(harvest.Work(settings, model, rows_from, inputs, folder, silent))
     return Store.open(folder)
 
 

@@ -1,14 +1,14 @@
 """What reading at sites costs beside the plain forward pass, by turns in one process.
 
-    python benchmarks/tap.py [ROUNDS]
+    python benchmarks/tap.py [--short] [--rounds 15] [--write]
 
 A random Gemma 2 of six layers and eight million parameters on the CPU; 18 taps are attn_z, mlp_out
 and resid_post at every layer. Ratios are medians of ratios taken round by round, to the plain pass
 with and without its LM head. The last line is JSON.
 """
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,6 @@ from panscope.sites import Site
 
 KINDS = ("attn_z", "mlp_out", "resid_post")
 SHAPES = {"16 x 128": (16, 128), "1 x 16": (1, 16)}
-N_ROUNDS = 15
 WITH_HEAD, WITHOUT_HEAD = "plain, with head", "plain, without head"
 
 
@@ -78,7 +77,12 @@ def ratio(taken: dict[str, list[float]], name: str, to: str) -> float:
 
 
 def main() -> None:
-    n_rounds = int(sys.argv[1]) if len(sys.argv) > 1 else N_ROUNDS
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="five rounds")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--write", action="store_true", help="into benchmarks/README.md")
+    asked = parser.parse_args()
+    n_rounds = 5 if asked.short else asked.rounds
     model = random_model()
     lines = [
         f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -96,7 +100,8 @@ def main() -> None:
             f"| {ratio(taken, name, WITH_HEAD):.2f} | {ratio(taken, name, WITHOUT_HEAD):.2f} |"
             for name in taken
         ]
-    write_table("tap", "\n".join(lines))
+    table = "\n".join(lines)
+    write_table("tap", table) if asked.write else print(table)
     print(json.dumps({"rounds": n_rounds, "to_plain_without_head": ratios}))
 
 

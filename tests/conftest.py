@@ -57,7 +57,7 @@ def _seed() -> None:
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Gemma 2 of 3 layers with the pocket model's tokenizer."""
-    from panscope.model.load import pocket_file
+    from panscope.model.folder import pocket_file
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     random_gemma2().save_pretrained(folder)

@@ -20,7 +20,8 @@ from panscope.place import Buffer, Place, Where, pieces_of
 from panscope.place import replacing as replacing  # for writers that stream into a path
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Files are named with `size_bytes` and `blake3`; format 1 began with `sha256` instead."""
 REMEDY = "delete it and run the stage that wrote it again, or restore a copy"
 
 
@@ -137,7 +138,7 @@ def read_manifest(folder: Where, kind: str | None = None) -> Manifest:
     """Read an artefact's manifest.
 
     Raises NotFound for no folder, Incomplete for no manifest, Corrupt for one that is damaged,
-    Unsupported for another kind or a newer format.
+    Unsupported for another kind or format.
     """
     folder = Place.of(folder)
     if not folder.is_folder():
@@ -256,7 +257,7 @@ def _parsed(place: Place) -> Manifest:
     try:
         tree = json.loads(b"".join(place.pieces()))
         written = tree.pop("checksum", None) if isinstance(tree, dict) else None
-        _refuse_newer(place, tree)
+        _refuse_another_format(place, tree)
         manifest = Manifest.model_validate(tree)
     except ValueError as error:  # JSON's, UTF-8's and pydantic's
         raise Corrupt(str(place), "is not a manifest", remedy) from error
@@ -265,12 +266,14 @@ def _parsed(place: Place) -> Manifest:
     return manifest
 
 
-def _refuse_newer(place: Place, tree: Any) -> None:
-    """Raise Unsupported for a later format, before its unknown keys look like damage."""
+def _refuse_another_format(place: Place, tree: Any) -> None:
+    """Raise Unsupported for an earlier or later format, before its keys look like damage."""
     version = tree.get("format_version") if isinstance(tree, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int) and version != FORMAT_VERSION:
         found = f"has format {version}, this panscope reads {FORMAT_VERSION}"
-        raise Unsupported(str(place.parent), found, "upgrade panscope")
+        again = "delete it and run the stage that wrote it again, or use an earlier panscope"
+        do = "upgrade panscope" if version > FORMAT_VERSION else again
+        raise Unsupported(str(place.parent), found, do)
 
 
 def _write_manifest(folder: Place, manifest: Manifest) -> None:

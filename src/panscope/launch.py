@@ -10,7 +10,7 @@ run/
   answers/        what language models were asked and said
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from functools import cached_property
 from itertools import islice
@@ -23,6 +23,7 @@ from panscope.atlas.notes import Notes
 from panscope.dist import Share
 from panscope.events import Emit, Warned, to_jsonl
 from panscope.model import load, text
+from panscope.model.folder import POCKET
 from panscope.model.load import Config as ModelConfig
 from panscope.model.load import Model
 from panscope.model.text import Rows
@@ -34,10 +35,10 @@ from panscope.sites import Site
 from panscope.source import Source
 from panscope.stages import describe, evaluate, explain, harvest, train
 from panscope.stages.describe import Work as Description
-from panscope.stages.harvest import Config as HarvestConfig
 from panscope.stages.harvest import RowsFrom
+from panscope.stages.harvest import Work as Harvest
+from panscope.stages.train import Work as Training
 from panscope.stages.train import memory, sweep
-from panscope.stages.train.objective import Saes
 from panscope.stages.train.sweep import Spec
 
 
@@ -73,15 +74,8 @@ class Launch:
     @cached_property
     def specs(self) -> tuple[Spec, ...]:
         """The Saes that the recipe asks for, in the order of a forward pass."""
-        wanted = self.recipe.train
-        more = tuple(saes.model_copy(update=self._named(saes)) for saes in wanted.more)
-        named = wanted.model_copy(update={**self._named(wanted), "more": more})
+        named = sweep.named(self.recipe.train, self.model.sites)
         return sweep.specs(named, self.model.n_layers)
-
-    def _named(self, saes: Saes) -> dict[str, tuple[str, ...]]:
-        """Find the model's sites for what a recipe calls them."""
-        asked = {"sites": saes.sites, "writes": saes.writes}
-        return {key: tuple(map(str, self.model.sites(names))) for key, names in asked.items()}
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -100,46 +94,57 @@ class Launch:
 
     def harvest(self) -> files.Manifest:
         """Write activations into the store."""
-        return harvest.run(*self._harvest, self.store, self.emit)
+        return harvest.run(self._harvest)
 
     def write_shards(self, share: Share) -> None:
         """Write a share of the shards of the store."""
-        harvest.write(*self._harvest, self.store, self.emit, share)
+        harvest.write(self._harvest, share)
 
     def seal_store(self) -> files.Manifest:
         """Make the shards of all shares a store."""
-        return harvest.seal(*self._harvest, self.store, self.emit)
+        return harvest.seal(self._harvest)
 
     @property
-    def _harvest(self) -> tuple[HarvestConfig, Model, RowsFrom, dict[str, str]]:
-        return self.recipe.harvest, self.model, self._rows_from("train"), self.inputs
+    def _harvest(self) -> Harvest:
+        return Harvest(
+            config=self.recipe.harvest,
+            model=self.model,
+            rows_from=self._rows_from("train"),
+            inputs=self.inputs,
+            out=self.store,
+            emit=self.emit,
+        )
 
     def train(self) -> Suite:
         """Train `suite/` from the live stream, or from `store/` if the recipe says so."""
-        self._refuse_sites_that_cannot_be_edited()
-        train.run(self.recipe.train, self.banks(), *self._stream(), *self._suite_ends)
+        train.run(self._training())
         return Suite.open(self.out / "suite")
 
     def train_together(self, share: Share) -> None:
         """Train `suite/` with the latents of every Sae split over all processes."""
-        self._refuse_sites_that_cannot_be_edited()
         group = dist.together(share, self.recipe.train.latent_shards)
-        train.run(self.recipe.train, self.banks(), *self._stream(), *self._suite_ends, group)
+        train.run(self._training(), group)
 
     def begin_training(self, n_workers: int) -> None:
         """Fix which Saes are trained together, before workers take their shares of them."""
-        self._refuse_sites_that_cannot_be_edited()
-        if len(self._begun_banks(n_workers)) < n_workers:
+        if len(train.begin(self._training(n_workers)).banks) < n_workers:
             self.emit(Warned("train", "there are fewer banks than workers: some have no work"))
 
     def train_share(self, share: Share) -> None:
         """Train the banks of a share; `train` seals all."""
-        banks = self._begun_banks(share.world)
-        train.work(self.recipe.train, banks, *self._stream(), *self._suite_ends, share)
+        train.train_banks(train.begin(self._training(share.world)), share)
 
-    def _begun_banks(self, n_workers: int) -> Sequence[Sequence[Spec]]:
-        _, inputs = self._stream()
-        return train.begin(self.recipe.train, self.banks(n_workers), inputs, *self._suite_ends)
+    def _training(self, n_workers: int = 1) -> Training:
+        self._refuse_sites_that_cannot_be_edited()
+        stream = self._stream()
+        return Training(
+            config=self.recipe.train,
+            banks=self.banks(n_workers),
+            batches_from=stream.batches_from,
+            inputs=stream.inputs,
+            out=self.out / "suite",
+            emit=self.emit,
+        )
 
     def banks(self, n_workers: int = 1) -> list[tuple[Spec, ...]]:
         """The Saes in the groups that fit in memory together, at least one a worker."""
@@ -151,10 +156,6 @@ class Launch:
         for spec in self.specs:
             for site in spec.writes:  # evaluation will replace what stands there
                 self.model.family.refuse_edit(site)
-
-    @property
-    def _suite_ends(self) -> tuple[Path, Emit]:
-        return self.out / "suite", self.emit
 
     def _stream(self) -> Source:
         """Return the stream that banks are trained on, and what they are made from."""
@@ -222,6 +223,12 @@ class Launch:
         with closing(Notes.open(self.out / "notes.sqlite")) as notes:
             explain.run(self.recipe.explain, atlas, notes, self.out / "answers", self.emit)
 
+    def rescore(self) -> None:
+        """Score the labels that people wrote, into `notes.sqlite`."""
+        atlas = Atlas(self.out / "atlas")
+        with closing(Notes.open(self.out / "notes.sqlite")) as notes:
+            explain.rescore(self.recipe.explain, atlas, notes, self.out / "answers", self.emit)
+
     def _suite(self, stage: str) -> Suite:
         """Open the suite; refuse one of another model, warn of another text."""
         suite = Suite.open(self.out / "suite")
@@ -245,6 +252,6 @@ class Launch:
 
 def anywhere(model: ModelConfig) -> ModelConfig:
     """Name a local model by its full path, so that a run can be served from another folder."""
-    if model.name == load.POCKET or not Path(model.name).is_dir():
+    if model.name == POCKET or not Path(model.name).is_dir():
         return model
     return model.model_copy(update={"name": str(Path(model.name).resolve())})

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from panscope.atlas.features import Atlas
 from panscope.atlas.notes import Notes
-from panscope.atlas.queries import Catalogue, FeatureView
+from panscope.atlas.queries import Catalogue
 from panscope.atlas.records import Band, Example
+from panscope.atlas.views import FeatureView
 from panscope.errors import ConfigError
 from panscope.web.numbers import count, density, number, visible
 

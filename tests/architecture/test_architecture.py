@@ -26,7 +26,7 @@ DOORS = {
     "triton": ("kernels/gpu",),
     "ray": ("cluster.py",),
     "fsspec": ("place.py",),
-    "huggingface_hub": ("model/load.py", "stages/exchange/hub.py"),
+    "huggingface_hub": ("model/quiet.py", "stages/exchange/hub.py"),
     "httpx2": ("stages/explain/client.py",),
 }
 NOT_MODULES = {"utils", "common", "helpers", "core", "base", "types", "constants", "registry"} | {

@@ -5,9 +5,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import panscope.atlas.features as files
 from panscope.atlas.features import (
     FEATURE_SCHEMA,
-    ROWS_PER_GROUP,
     Atlas,
     features_file,
     write_contexts,
@@ -50,7 +50,8 @@ def features() -> list[Feature]:
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Path:
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(files, "ROWS_PER_GROUP", 60)
     write_features(tmp_path, SAE, features())
     write_contexts(tmp_path, [CONTEXT])
     write_pieces(tmp_path, ["<bos>", " a", "\n"])
@@ -69,11 +70,11 @@ def test_what_is_written_is_read(written: Path) -> None:
 
 
 def test_an_atlas_of_an_earlier_version_is_read(written: Path) -> None:
-    """One without the later columns and the later facts of its Saes."""
+    """One without the later columns and the later facts of its Saes, in groups of another size."""
     path = written / features_file(SAE)
     later = set(FEATURE_SCHEMA.names[FEATURE_SCHEMA.get_field_index("std") :])
     table = pq.read_table(path).drop_columns(sorted(later))
-    pq.write_table(table, path, row_group_size=ROWS_PER_GROUP)
+    pq.write_table(table, path, row_group_size=64, compression="zstd")
     record = {n: getattr(RECORD, n) for n in SaeRecord.__slots__ if n != "logit_bin_edges"}
     seal(written, "atlas", {"tokens": 9}, {"suite": "ab"}, {"saes": [record]})
     atlas = Atlas(written)
@@ -91,7 +92,7 @@ def test_columns_are_whole(written: Path) -> None:
 def test_row_groups_are_small(written: Path) -> None:
     file = pq.ParquetFile(written / features_file(SAE))
     assert file.metadata.num_row_groups == 3
-    assert file.metadata.row_group(0).num_rows == ROWS_PER_GROUP
+    assert file.metadata.row_group(0).num_rows == 60
 
 
 @pytest.mark.parametrize("index", [-1, 130])

@@ -66,6 +66,21 @@ def test_a_newer_score_of_a_scorer_replaces_the_one_that_is_read(notes: Notes):
         notes.add_scores(replace(written, id=99), [Score("detection", 0.8, 0.5, 20)])
 
 
+def test_texts_and_scores_are_those_of_the_labels_that_are_shown(notes: Notes):
+    notes.add(replace(label("months"), scores=(Score("detection", 0.9, 0.5, 10),)))
+    human = notes.add(replace(label("spring months"), method="human"))
+    notes.add(replace(label("dates", index=4), scores=(Score("detection", 0.7, 0.5, 10),)))
+    notes.add(replace(label("other"), sae="mlp_out.1/x", scores=(Score("fuzzing", 1.0, 0.5, 9),)))
+    assert notes.texts(SAE, [5, 3]) == {3: "spring months"}
+    assert notes.texts(SAE, range(9)) == {3: "spring months", 4: "dates"}
+    assert notes.texts(SAE, []) == notes.texts("no such Sae", [3]) == {}
+    assert (notes.scored(SAE, "", 0.7, 1.0), notes.scored(SAE, "", 0.8, 1.0)) == ([4], [])
+    notes.add_scores(human, [Score("detection", 0.95, 0.5, 10), Score("detection", 0.6, 0.5, 20)])
+    assert (notes.scored(SAE, "", 0.5, 1.0), notes.scored(SAE, "", 0.61, 1.0)) == ([3, 4], [4])
+    notes.add_scores(human, [Score("fuzzing", 0.8, 0.5, 10), Score("detection", None, 0.5, 0, 9)])
+    assert notes.scored(SAE, "", 0.8, 1.0) == [3]
+
+
 def test_averages_are_those_of_current_labels_and_scores(notes: Notes):
     notes.add(replace(label(), scores=(Score("detection", 0.1, 0.1, 9),)))
     newer = notes.add(replace(label(), scores=(Score("detection", 0.2, 0.2, 9),)))

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from tests.web.fixture_run import build_atlas
 
-from panscope.atlas.features import N_OPEN, Atlas, features_file
+from panscope.atlas import features
+from panscope.atlas.features import Atlas, features_file
 from panscope.errors import Corrupt
 
-SAES = [f"resid_post.{layer}/w64_l0_30_s0" for layer in range(N_OPEN + 2)]
+SAES = [f"resid_post.{layer}/w64_l0_30_s0" for layer in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -18,19 +19,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run / "atlas"
 
 
+@pytest.fixture
+def _few_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = Atlas(folder)
+    for sae in SAES:
+        atlas.feature(sae, 3)
+    monkeypatch.setattr(features, "OPEN_BYTES", atlas._files.bytes // 2)
+
+
+@pytest.mark.usefixtures("_few_open")
 def test_few_files_are_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[str] = []
     monkeypatch.setattr(
-        "panscope.atlas.features.checked",
+        features,
+        "checked",
         lambda folder, manifest, name: checked.append(name) or folder / name,
     )
     atlas = Atlas(folder)
     read = [atlas.feature(sae, 3) for sae in SAES]
     assert [atlas.feature(sae, 3) for sae in SAES] == read
-    assert len(atlas._files) == N_OPEN
+    assert [features_file(sae) in atlas._files for sae in SAES] == [False, False, True, True]
     assert checked == [features_file(sae) for sae in SAES]  # once each, opened twice
 
 
+@pytest.mark.usefixtures("_few_open")
 def test_a_file_that_changes_behind_its_back_is_found(folder: Path) -> None:
     atlas = Atlas(folder)
     for sae in SAES:

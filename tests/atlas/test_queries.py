@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.web.fixture_run import PIECES
 
+from panscope.atlas.contexts import Contexts
 from panscope.atlas.features import Atlas, features_file, write_contexts
 from panscope.atlas.queries import (
     Catalogue,
@@ -16,7 +17,7 @@ from panscope.atlas.queries import (
     random_alive,
     step,
 )
-from panscope.atlas.records import Feature
+from panscope.atlas.records import Context, Feature
 from panscope.atlas.short import Columns
 from panscope.errors import Corrupt, Unsupported
 from panscope.files import seal
@@ -182,3 +183,29 @@ def test_steps_lead_along_the_alive(alive: list[bool], data: st.DataObject) -> N
     assert step(columns, index, -1) == (before[-1] if before else None)
     chosen = random_alive(columns, np.random.default_rng(0))
     assert alive[chosen] or not any(alive)
+
+
+def test_packed_contexts_are_those_of_the_file(tmp_path: Path) -> None:
+    """Ids of two and of four bytes, documents that end within and with a context, several packs."""
+    rows = [
+        Context(2, (0, 65_535, 3), (7, 7, 8), "prose"),
+        Context(5, (0, 1), (8, 8), "code"),
+        *(Context(n, (0, 70_000, n), (n, n, n + 1), "prose") for n in range(6, 5_000)),
+    ]
+    write_contexts(tmp_path, rows)
+    seal(tmp_path, "atlas", {}, {}, {"saes": []})
+    contexts = Contexts(Atlas(tmp_path))
+    assert contexts.some([row.context for row in rows]) == tuple(rows)
+    assert contexts.one_of_each_kind() == (rows[1], rows[0])
+    assert contexts.longest == 3
+    assert contexts.tokens_at(np.array([4_999, 2]), np.array([1, 1])).tolist() == [70_000, 65_535]
+
+
+def test_an_atlas_may_be_without_contexts(tmp_path: Path) -> None:
+    write_contexts(tmp_path, [])
+    seal(tmp_path, "atlas", {}, {}, {"saes": []})
+    contexts = Contexts(Atlas(tmp_path))
+    assert contexts.some([]) == contexts.one_of_each_kind() == ()
+    assert contexts.longest == 0
+    with pytest.raises(Corrupt, match="has no context 3"):
+        contexts.get(3)

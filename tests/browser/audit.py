@@ -6,7 +6,7 @@ from typing import Any
 
 WIDER = """() => [...document.querySelectorAll("body *")]
     .filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
-    .filter((e) => !e.closest(".fold, .table-wrap, pre, [hidden], .tip"))
+    .filter((e) => !e.closest(".fold, .pages, .table-wrap, pre, [hidden], .tip"))
     .map((e) => e.tagName + "." + e.className)"""
 
 # Text under 4.5 : 1 against what is behind it, by WCAG's formula; a canvas turns colours into sRGB.

@@ -1,4 +1,3 @@
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -89,11 +88,3 @@ def tab(request: pytest.FixtureRequest, chromium: Any, address: str) -> Iterator
     yield tab
     context.close()
     assert tab.said == []
-
-
-@pytest.fixture
-def screenshot_to() -> Path:
-    name = os.environ.get("PANSCOPE_SCREENSHOT")
-    if name is None:
-        pytest.skip("PANSCOPE_SCREENSHOT does not say where to write the README's screenshot")
-    return Path(name)

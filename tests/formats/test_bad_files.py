@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.formats.conftest import WIDTH, D, Taken
-from tests.formats.test_from_specification import drawn, gemma_scope_2, save_npz
+from tests.formats.test_from_specification import crossing, drawn, gemma_scope_2, save_npz
+from tests.formats.test_llamascopium import HOOKS, written
 
 from panscope.errors import Corrupt, PanscopeError, Unsupported
 from panscope.stages.exchange import Ends, hub
@@ -64,7 +65,7 @@ def test_arrays_that_cannot_be_used(case: str, saelens: Path, taken: Taken):
 BAD_CONFIGS = {
     "architecture": ({"architecture": "jumprelu2"}, "architecture: is 'jumprelu2'; did you mean"),
     "temporal": ({"architecture": "temporal"}, "architecture: is 'temporal'"),
-    "layer_norm": ({"normalize_activations": "layer_norm"}, "differs from token to token"),
+    "layer_norm": ({"normalize_activations": "layer_norm"}, "which its .*thresholds do not follow"),
     "scale": (
         {"normalize_activations": "expected_average_only_in"},
         "normalize_activations: comes without its scale",
@@ -83,6 +84,14 @@ def test_configurations_that_cannot_be_used(case: str, saelens: Path, taken: Tak
         taken(saelens)
 
 
+def test_latents_below_zero_are_refused(tmp_path: Path, taken: Taken):
+    folder = Path(shutil.copytree(DATA / "sparsify/run/layers.1.mlp", tmp_path / "layers.1.mlp"))
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config | {"signed": True}))
+    with pytest.raises(Unsupported, match="signed: keeps latents below zero too"):
+        taken(tmp_path)
+
+
 JUNK = (None, [], {}, "x", "../../x", -1, 0, 10**30, float("inf"), float("nan"), True)
 CONFIGS = {
     "saelens/jumpreluskiptranscoder": "cfg.json",
@@ -93,12 +102,30 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+def a_clt_of_llamascopium(folder: Path) -> None:
+    arrays = {"W_E": torch.randn(3, D, WIDTH), "b_E": torch.randn(3, WIDTH)}
+    for to in range(3):
+        arrays |= {f"W_D.{to}": torch.randn(to + 1, WIDTH, D), f"b_D.{to}": torch.randn(D)}
+    hooks = {"hook_points_in": HOOKS["in"], "hook_points_out": HOOKS["out"]}
+    written(folder, "clt", arrays, **hooks, act_fn="topk")
+
+
+WRITTEN: dict[str, Callable[[Path], object]] = {
+    "a clt of llamascopium": a_clt_of_llamascopium,
+    "a clt of gemma_scope_2": lambda folder: crossing(folder, "clt", "all", 1, True),
+}
+
+
+@pytest.mark.parametrize("case", [*CONFIGS, *WRITTEN])
 def test_junk_in_any_place_of_a_configuration_is_refused_or_not_used(case: str, tmp_path: Path):
     """Whatever value stands in the place of another: a refusal, or a whole Sae and plain facts."""
-    folder = Path(shutil.copytree(DATA / case, tmp_path / "layers.1"))
-    path = folder / CONFIGS[case]
-    (weights,) = {*folder.glob("*.pt"), *folder.glob("sae*.safetensors")}
+    folder = tmp_path / "layers.1"
+    if case in WRITTEN:
+        WRITTEN[case](folder)
+    else:
+        shutil.copytree(DATA / case, folder)
+    path = folder / CONFIGS.get(case, "config.json")
+    (weights,) = {*folder.glob("*.pt"), *folder.glob("[ps]a*.safetensors")}
     tree = json.loads(path.read_bytes())
     inner = [(key, k) for key, value in tree.items() if isinstance(value, dict) for k in value]
     for place in [*((key, None) for key in tree), *inner]:
@@ -109,12 +136,13 @@ def test_junk_in_any_place_of_a_configuration_is_refused_or_not_used(case: str, 
             file = Foreign(weights, f"layers.1/{weights.name}", str(tmp_path), Ends())
             try:
                 form = format_of(file)
-                slide = form.read(file) if form else None
+                slides = form.read(file) if form else []
             except PanscopeError:
                 continue
-            if slide is not None:
+            for slide in slides:
                 json.dumps(slide.facts, allow_nan=False)
                 assert slide.sae.rebuild(torch.ones(1, D)).isfinite().all()
+                assert len(slide.sae.b_dec) == D * len(slide.sae.writes)
 
 
 @pytest.mark.parametrize("text", [b"[1]", b"{", b"\xff", b"[" * 100_000])

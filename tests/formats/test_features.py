@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from tests.web.fixture_run import build_atlas
 
 from panscope.atlas.features import Atlas
+from panscope.atlas.labels import Label, Score
+from panscope.atlas.notes import Notes
 from panscope.errors import ConfigError, NotFound
 from panscope.stages import exchange
 
@@ -33,6 +36,9 @@ SOURCE = """
 id modelId setName creatorId hasDashboards inferenceEnabled inferenceHosts saelensConfig
 saelensRelease saelensSaeId hfRepoId hfFolderId visibility defaultOfModelId hasUmap
 hasUmapLogSparsity hasUmapClusters num_prompts num_tokens_in_prompt dataset notes createdAt
+"""
+EXPLANATION = """
+id modelId layer index description embedding authorId typeName explanationModelName notes createdAt
 """
 DASHBOARD = """
 feature_index neuron_alignment_indices neuron_alignment_values neuron_alignment_l1
@@ -81,6 +87,45 @@ def test_neuronpedia(atlas: Atlas, tmp_path: Path):
     assert features[0]["hookName"] == "blocks.1.hook_resid_post"
 
 
+def test_labels_become_explanations(atlas: Atlas, tmp_path: Path):
+    living = [f.index for f in atlas.features(SAE, range(WIDTH)) if f.count]
+    dead = next(n for n in range(WIDTH + 1) if n not in living)
+    first, second = living[:2]
+    scores = (Score("detection", 0.75, 0.5, 20), Score("fuzzing", None, None, 0, 8))
+    with closing(Notes.open(atlas.folder.parent / "notes.sqlite")) as notes:
+        for text in ("rivers", "rain"):
+            notes.add(Label(SAE, first, text, "rules", "top tokens", scores=scores))
+        notes.add(Label(SAE, first, "water", "Ada"))
+        notes.add(Label(SAE, second, "months", "gpt", "prompt"))
+        notes.add(Label(SAE, dead, "nothing", "Ada"))
+    try:
+        exchange.write(atlas.folder, "neuronpedia", tmp_path / "out", (), None)
+    finally:
+        (atlas.folder.parent / "notes.sqlite").unlink()
+    (path,) = (tmp_path / "out").rglob("explanations/*.gz")
+    rows = {row["description"]: row for row in lines(path)}
+    assert set(rows) == {"rain", "water", "months"}, "neither history nor dead features"
+    assert all(set(row) == set(EXPLANATION.split()) for row in rows.values())
+    assert (rows["rain"]["index"], rows["months"]["index"]) == (str(first), str(second))
+    assert rows["rain"]["layer"] == path.parents[1].name
+    assert rows["rain"]["notes"] == (
+        "by rules; detection 0.750, 0.500 by another's label (20 answers); fuzzing not answered"
+    )
+    assert rows["water"]["typeName"] is rows["water"]["explanationModelName"] is None
+    assert rows["water"]["notes"] == "by Ada"
+    for table, column in (
+        ("explanation_type", "typeName"),
+        ("explanation_model_type", "explanationModelName"),
+    ):
+        known = {row["name"] for row in lines(tmp_path / f"out/v1/config/{table}.jsonl")}
+        assert known == {row[column] for row in rows.values()} - {None}
+
+
+def test_without_labels_there_are_no_empty_tables(atlas: Atlas, tmp_path: Path):
+    exchange.write(atlas.folder, "neuronpedia", tmp_path / "out", (), None)
+    assert not list((tmp_path / "out").rglob("explanation*"))
+
+
 def test_ids_are_the_same_at_every_export(atlas: Atlas, tmp_path: Path):
     for out in ("a", "b"):
         exchange.write(atlas.folder, "neuronpedia", tmp_path / out, (), None)
@@ -100,6 +145,8 @@ def test_sae_dashboard(atlas: Atlas, tmp_path: Path):
         row = rows[index]
         assert set(row) == set(DASHBOARD.split())
         assert sum(row["freq_hist_data_bar_heights"]) == sum(feature.histogram)
+        assert sum(row["logits_hist_data_bar_heights"]) == sum(feature.logit_histogram)
+        assert row["correlated_features_indices"] == list(feature.companions)
         assert row["pos_str"] == [atlas.pieces[token] for token in feature.top_tokens]
         tops = [a for a in row["activations"] if a["bin_min"] == -1]
         assert len(tops) == sum(example.band == -1 for example in feature.examples)

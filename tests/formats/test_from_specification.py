@@ -13,7 +13,12 @@ import torch
 from safetensors.torch import save_file
 from tests.formats.conftest import WIDTH, D, Taken
 
-from panscope.errors import ConfigError, NotFound, Unsupported
+from panscope import splice
+from panscope.errors import ConfigError, NotFound, PanscopeError, Unsupported
+from panscope.events import Event, Warned
+from panscope.sites import Site
+from panscope.stages import exchange
+from panscope.stages.exchange import Ends
 from panscope.stages.exchange.run import chosen
 
 Arrays = dict[str, torch.Tensor]
@@ -174,11 +179,83 @@ def test_the_sites_of_gemma_scope_2(module: str, site: str, tmp_path: Path, take
     assert suite.facts[suite.names[0]]["reads"] == [site]
 
 
-@pytest.mark.parametrize("kind", ["crosscoder", "clt", "molt"])
-def test_crosscoders_and_clts_are_refused_with_the_reason(kind: str, tmp_path: Path, taken: Taken):
-    gemma_scope_2(tmp_path / "repo/x", False, type=kind)
-    why = "is 'molt'; known: sae" if kind == "molt" else "each latent"
-    with pytest.raises(Unsupported, match=why):
+def crossing(folder: Path, kind: str, layers: str, n: int, is_causal: bool) -> dict[str, Arrays]:
+    """Write a file a layer, as the release has them; return its arrays, stacked."""
+    shapes = {"w_enc": (D, WIDTH), "b_enc": (WIDTH,), "w_dec": (WIDTH, n, D), "b_dec": (D,)}
+    shapes |= {"affine_skip_connection": (D, D)} if kind == "clt" else {}
+    files = []
+    folder.mkdir(parents=True)
+    for own in range(n):
+        arrays = {name: torch.randn(shape) for name, shape in shapes.items()}
+        arrays["threshold"] = torch.rand(WIDTH)
+        if is_causal:
+            arrays["w_dec"][:, :own] = 0
+        save_file(arrays, folder / f"params_layer_{own}.safetensors")
+        files.append(arrays)
+    ends = ("output",) * 2
+    if kind == "clt":
+        ends = ("pre_feedforward_layernorm.output", "post_feedforward_layernorm.output")
+    hooks = [f"model.layers.{{{layers}}}.{end}" for end in ends]
+    config = {"hf_hook_point_in": hooks[0], "hf_hook_point_out": hooks[1], "type": kind}
+    config |= {"model_name": "google/gemma-3-1b-pt", "architecture": "jump_relu", "l0": 50}
+    (folder / "config.json").write_text(json.dumps(config))
+    return {name: torch.stack([arrays[name] for arrays in files]) for name in files[0]}
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("kind", ["crosscoder", "clt"])
+def test_what_crosses_layers_adds_up(kind: str, is_causal: bool, tmp_path: Path, taken: Taken):
+    """The formula over all layers at once, and the sum of the parts."""
+    layers, n = ("7,13,17", 3) if kind == "crosscoder" else ("all", 4)
+    a = crossing(tmp_path / f"repo/{kind}/width_40_l0_medium", kind, layers, n, is_causal)
+    suite = taken(tmp_path / "repo")
+    x = torch.randn(30, n, D)
+    z = torch.einsum("tld,ldf->tlf", x, a["w_enc"]) + a["b_enc"]
+    f = (z > a["threshold"]) * z.relu()
+    expected = torch.einsum("tlf,lfod->tod", f, a["w_dec"]) + a["b_dec"]
+    if kind == "clt":
+        expected += torch.einsum("tld,lde->tle", x, a["affine_skip_connection"])
+    numbers = [7, 13, 17] if kind == "crosscoder" else list(range(n))
+    read, written = ("resid_post",) * 2 if kind == "crosscoder" else ("mlp_in", "mlp_out")
+    sums = splice.Sums(lambda site: D)
+    assert len(suite.names) == n
+    for own, number in enumerate(numbers):
+        first = numbers[own if is_causal else 0]
+        name = f"{written}.{first}/{kind}_width_40_l0_medium_from_{number}"
+        sae, fact = suite.load(name), suite.facts[name]
+        later = numbers[own:] if is_causal else numbers
+        assert fact["reads"] == [f"{read}.{number}"]
+        assert fact["writes"] == [f"{written}.{layer}" for layer in later]
+        assert fact["part_of"] == f"{kind}/width_40_l0_medium"
+        torch.testing.assert_close(sae.encode(x[:, own]), f[:, own], rtol=1e-5, atol=1e-5)
+        sums.add_(sae, sae.rebuild(x[:, own]))
+    rebuilt = sums.at([Site(written, number) for number in numbers])
+    torch.testing.assert_close(rebuilt, expected.flatten(1), rtol=1e-4, atol=1e-4)
+
+
+def test_some_parts_are_less_than_all(tmp_path: Path):
+    crossing(tmp_path / "repo/clt/width_40", "clt", "all", 3, True)
+    said: list[Event] = []
+    only = ("clt/width_40/params_layer_1*",)
+    exchange.read(str(tmp_path / "repo"), tmp_path / "suite", only, Ends(), said.append)
+    (warned,) = (event for event in said if isinstance(event, Warned))
+    assert warned.text.startswith("1 of the 3 parts of clt/width_40 were read")
+
+
+BAD_PARTS = {
+    "hook": ({"hf_hook_point_in": "model.layers.3.output"}, "does not say what it reads and wri"),
+    "layers": ({"hf_hook_point_out": "model.layers.{1,2}.output"}, "writes 3 layers where .* 2"),
+    "type": ({"type": "molt"}, "is 'molt'; known: sae"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PARTS)
+def test_parts_that_do_not_fit_are_refused(case: str, tmp_path: Path, taken: Taken):
+    folder, (changed, why) = tmp_path / "repo/clt/width_40", BAD_PARTS[case]
+    crossing(folder, "clt", "all", 3, True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(PanscopeError, match=why):
         taken(tmp_path / "repo")
 
 
@@ -203,8 +280,9 @@ def test_llama_scope(tmp_path: Path, taken: Taken):
     assert sae.reads[0].layer == 15
 
 
-def openai(folder: Path, activation: str) -> Arrays:
+def openai(folder: Path, activation: str, bias: float = 1.0) -> Arrays:
     arrays = drawn()
+    arrays |= {name: bias * arrays[name] for name in ("b_enc", "b_dec")}
     tree: dict[str, object] = {"pre_bias": arrays["b_dec"], "latent_bias": arrays["b_enc"]}
     tree |= {"encoder.weight": arrays["W_enc"].T, "decoder.weight": arrays["W_dec"].T}
     tree |= {"activation": activation, "activation_state_dict": {"k": 3}}
@@ -222,9 +300,20 @@ def test_openai(tmp_path: Path, taken: Taken):
     torch.testing.assert_close(sae.rebuild(X), f @ a["W_dec"] + a["b_dec"], rtol=1e-5, atol=1e-5)
 
 
-def test_openais_topk_normalises_its_input_and_is_refused(tmp_path: Path, taken: Taken):
+def test_openais_normalisation_cancels_without_biases(tmp_path: Path, taken: Taken):
+    a = openai(tmp_path / "gpt2", "TopK", bias=0.0)
+    sae = taken(tmp_path / "gpt2", reads="resid_mid.8").load("resid_mid.8/8")
+    mean, deviation = X.mean(1, keepdim=True), X.std(1, keepdim=True)
+    z = (((X - mean) / deviation) @ a["W_enc"]).relu()
+    f = torch.zeros_like(z).scatter(1, z.topk(3).indices, z.topk(3).values)
+    torch.testing.assert_close(sae.encode(X), deviation * f, rtol=1e-5, atol=1e-5)
+    x_hat = f @ a["W_dec"] * deviation + mean
+    torch.testing.assert_close(sae.rebuild(X), x_hat, rtol=1e-5, atol=1e-5)
+
+
+def test_openais_normalisation_with_biases_is_refused_with_the_reason(tmp_path: Path, taken: Taken):
     openai(tmp_path / "gpt2", "TopK")
-    with pytest.raises(Unsupported, match="its own mean and deviation"):
+    with pytest.raises(Unsupported, match="its encoder bias and decoder bias do not follow"):
         taken(tmp_path / "gpt2", reads="resid_mid.8")
 
 

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import constants
 from tests.formats.conftest import make_suite, random_sae
 from tests.formats.hub_server import Hub, serving
 from tests.formats.test_from_specification import drawn, save_npz
 
 from panscope import files
+from panscope.cli import main
 from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError
 from panscope.events import silent
 from panscope.sae.suite import Suite
@@ -128,8 +130,11 @@ def test_of_a_foreign_repository_what_is_chosen_is_fetched(
         save_npz(folder, drawn())
         name = f"layer_20/width_16k/average_l0_{l0}/params.npz"
         repo[name] = (folder / "params.npz").read_bytes()
-    source, only = "hf://google/gemma-scope-2b-pt-res", ("layer_20/width_16k/canonical",)
-    read = exchange.read(source, tmp_path / "suite", only, Ends(), silent)
+    source, named = "hf://google/gemma-scope-2b-pt-res", "layer_20/width_16k/canonical"
+    opened = CliRunner().invoke(main, ["open", f"{source}/{named}", "--output", str(tmp_path)])
+    assert opened.exit_code == 0, opened.output
+    read = Suite.open(tmp_path / "suite")
+    assert 'name = "google/gemma-2-2b"' in (tmp_path / "recipe.toml").read_text()
     assert read.names == ("resid_post.20/width_16k_average_l0_71",)
     assert read.facts[read.names[0]]["model"] == "google/gemma-2-2b"
     assert server.gets == ["layer_20/width_16k/average_l0_71/params.npz"]
@@ -138,6 +143,15 @@ def test_of_a_foreign_repository_what_is_chosen_is_fetched(
     assert offline.names == read.names, "what was fetched is read offline"
     with pytest.raises(NotFound, match="was not fetched before; unset HF_HUB_OFFLINE"):
         exchange.read("hf://google/other", tmp_path / "third", (), Ends(), silent)
+
+
+def test_a_repository_of_many_files_is_not_fetched_unasked(server: Hub, tmp_path: Path):
+    names = [f"layer_{n}/width_16k/average_l0_71/params.npz" for n in range(9)]
+    server.repositories["models/google/gemma-scope-2b-pt-res"] = dict.fromkeys(names, b"")
+    source = "hf://google/gemma-scope-2b-pt-res"
+    with pytest.raises(ConfigError, match=r"holds 9 files of weights; choose, such as .*average_l"):
+        exchange.read(source, tmp_path / "suite", (), Ends(), silent)
+    assert server.gets == []
 
 
 def test_json_beside_and_above_the_weights_comes_with_them(server: Hub, tmp_path: Path):

@@ -20,7 +20,7 @@ from panscope import files
 from panscope.atlas.notes import Notes
 from panscope.cli import main
 from panscope.edits import dumped, parse, read
-from panscope.model.load import pocket_file
+from panscope.model.folder import pocket_file
 from panscope.plan import calibrate
 from panscope.stages.train.loop import Pass
 from panscope.store.reader import Store

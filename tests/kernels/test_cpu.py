@@ -15,26 +15,26 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from panscope.errors import ConfigError
-from panscope.kernels import cpu, dense
+from panscope.kernels import cpu, dense, library
 from panscope.kernels.pairs import Body, Hits, Pairs, Rows, compared_
 
-pytestmark = pytest.mark.skipif(not cpu.available(), reason=str(cpu.why_not()))
+pytestmark = pytest.mark.skipif(not library.available(), reason=str(library.why_not()))
 
 
 def forget() -> None:
     """Let the next call choose its library anew."""
-    cpu._chosen.cache_clear()
-    cpu.why_not.cache_clear()
+    library._chosen.cache_clear()
+    library.why_not.cache_clear()
 
 
-@pytest.fixture(params=cpu.INSTRUCTION_SETS)
+@pytest.fixture(params=library.INSTRUCTION_SETS)
 def instruction_set(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """Run with each instruction set that this processor has."""
     monkeypatch.setenv("PANSCOPE_CPU", request.param)
     forget()
-    if cpu.instruction_set() != request.param:
+    if library.instruction_set() != request.param:
         forget()
         pytest.skip(f"this processor has no {request.param}")
     yield request.param
@@ -333,8 +333,8 @@ def test_the_number_of_threads_changes_no_bit(instruction_set: str, threads: Non
 def test_no_library_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     forget()
-    assert not cpu.available()
-    assert "no native library" in str(cpu.why_not()) and "compiler" in str(cpu.why_not())
+    assert not library.available()
+    assert "no native library" in str(library.why_not()) and "compiler" in str(library.why_not())
     monkeypatch.undo()
     forget()
 
@@ -347,7 +347,7 @@ def test_a_library_that_does_not_load_is_a_sentence(
     spec = importlib.util.spec_from_file_location("broken", broken)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     forget()
-    assert "cannot be loaded" in str(cpu.why_not())
+    assert "cannot be loaded" in str(library.why_not())
     monkeypatch.undo()
     forget()
 
@@ -356,7 +356,7 @@ def test_a_wrong_instruction_set_is_answered_with_the_known(monkeypatch: pytest.
     monkeypatch.setenv("PANSCOPE_CPU", "avx3")
     forget()
     with pytest.raises(ConfigError, match="avx2"):
-        cpu.instruction_set()
+        library.instruction_set()
     monkeypatch.undo()
     forget()
 

@@ -9,7 +9,8 @@ import torch
 import transformers
 
 from panscope.model import load
-from panscope.model.load import Model, pocket_file
+from panscope.model.folder import pocket_file
+from panscope.model.load import Model
 
 LAYERS, VOCAB = 3, 4104  # Qwen adds tokens of its own to the packaged 4,096
 SIZES: dict[str, Any] = {

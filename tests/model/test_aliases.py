@@ -11,7 +11,8 @@ from torch import Tensor
 from panscope.errors import ConfigError, NotFound, Unsupported
 from panscope.model import aliases, ends, load, tap
 from panscope.model.families import FAMILIES
-from panscope.model.load import Model, pocket_file
+from panscope.model.folder import pocket_file
+from panscope.model.load import Model
 from panscope.sites import Site, match_sites
 
 IDS = torch.randint(4, 4096, (2, 7), generator=torch.Generator().manual_seed(1))

@@ -148,7 +148,7 @@ def test_a_missing_file_is_named(folder: Path, name: str):
 
 
 def test_a_missing_file_of_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(load, "pocket_file", lambda name: tmp_path / name)
+    monkeypatch.setattr("panscope.model.folder.pocket_file", lambda name: tmp_path / name)
     with pytest.raises(NotFound, match=r"model pocket: .*model\.safetensors; reinstall panscope"):
         load.load(load.Config(device="cpu"))
 

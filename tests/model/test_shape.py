@@ -6,7 +6,7 @@ import pytest
 
 from panscope.errors import ConfigError, NotFound, Unsupported
 from panscope.model import load
-from panscope.model.load import Config, Model, read_shape
+from panscope.model.load import Config, Model, read_outline, read_shape
 from panscope.model.shape import Shape, shape_of
 from panscope.sites import Site, all_sites
 
@@ -33,6 +33,23 @@ def test_the_shape_of_a_configuration_is_that_of_the_model(tiny_model: Model, tm
 def test_a_size_that_a_shape_does_not_tell_is_not_guessed(name: str, found: str):
     with pytest.raises(Unsupported, match=found):
         read_shape(Config()).d_at(Site.parse(name))
+
+
+def test_an_outline_measures_what_its_modules_return(folder: Path):
+    """In every architecture, without a weight."""
+    outline = read_outline(Config(name=str(folder)))
+    mlp = [
+        (name, module.weight.shape)
+        for name, module in outline.lm.named_modules()
+        if name.startswith(f"{outline.family.layers}.1.mlp.")
+        and getattr(module, "weight", None) is not None
+    ]
+    assert len(mlp) > 1
+    for name, shape in mlp:
+        (site,) = outline.sites([f"{name}.output"])
+        assert outline.d_at(site) in shape
+        (site,) = outline.sites([f"{name}.input"])
+        assert outline.d_at(site) in shape
 
 
 def test_the_packaged_model_has_a_shape():

@@ -4,7 +4,7 @@ import gzip
 import json
 import lzma
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError, Unsupported
 from panscope.model import text
+from panscope.model.documents import Document, documents
+from panscope.model.folder import pocket_file
 from panscope.model.load import Model
 from panscope.model.text import Config, Rows
 
@@ -24,6 +26,10 @@ shared_files = settings(
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+def documents_of(config: Config) -> Iterator[Document]:
+    return documents(config.path, config.field)
 
 
 def write_jsonl(path: Path, records: Sequence[object]) -> Path:
@@ -211,7 +217,7 @@ def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_cache")
 @pytest.mark.parametrize("written", [as_jsonl, as_gz, as_xz, as_parquet])
 def test_each_format_gives_the_same_documents(tmp_path: Path, written: Callable[[Path], Path]):
-    found = list(text.documents(config_of(written(tmp_path))))
+    found = list(documents_of(config_of(written(tmp_path))))
     assert [document._asdict() for document in found] == RECORDS
 
 
@@ -221,37 +227,37 @@ def test_data_sets_are_streamed_by_split(tmp_path: Path):
     folder.mkdir()
     write_jsonl(folder / "train.jsonl", RECORDS)
     write_jsonl(folder / "test.jsonl", RECORDS[:2])
-    assert len(list(text.documents(config_of(f"hf://{folder}")))) == 5
-    assert len(list(text.documents(config_of(f"hf://{folder}:test")))) == 2
+    assert len(list(documents_of(config_of(f"hf://{folder}")))) == 5
+    assert len(list(documents_of(config_of(f"hf://{folder}:test")))) == 2
     with pytest.raises(ConfigError, match=r"cannot be read .*name a part that it has"):
-        list(text.documents(config_of(f"hf://{folder}:nope")))
+        list(documents_of(config_of(f"hf://{folder}:nope")))
 
 
 @pytest.mark.usefixtures("no_cache")
 def test_a_data_set_without_network():
     with pytest.raises(NotFound, match=r"text hf://nobody/nothing: cannot be read .*the network"):
-        list(text.documents(config_of("hf://nobody/nothing")))
+        list(documents_of(config_of("hf://nobody/nothing")))
 
 
 def test_without_the_datasets_library(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(Unsupported, match=r"needs the datasets library; pip install 'panscope\["):
-        list(text.documents(config_of("hf://nobody/nothing")))
+        list(documents_of(config_of("hf://nobody/nothing")))
 
 
 def test_text_files_are_documents_in_the_order_of_their_names(tmp_path: Path):
     (tmp_path / "b.txt").write_text("second\n")
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbffirst")  # with a byte order mark
     (tmp_path / "c.md").write_text("not this one")
-    found = [document.text for document in text.documents(config_of(tmp_path))]
+    found = [document.text for document in documents_of(config_of(tmp_path))]
     assert found == ["first", "second\n"]
-    assert [d.text for d in text.documents(config_of(tmp_path / "b.txt"))] == ["second\n"]
+    assert [d.text for d in documents_of(config_of(tmp_path / "b.txt"))] == ["second\n"]
 
 
 def test_another_field_and_blank_lines(tmp_path: Path):
     path = tmp_path / "t.jsonl"
     path.write_text('\n{"body": "one"}\n   \n{"body": "two", "kind": 3}\n')
-    found = list(text.documents(config_of(path, field="body")))
+    found = list(documents_of(config_of(path, field="body")))
     assert found == [("one", ""), ("two", "3")]
 
 
@@ -260,15 +266,15 @@ def test_half_a_surrogate_pair_is_replaced(tmp_path: Path, tiny_model: Model):
     path.write_text(
         '{"text": "a\\ud83d b \\ud83d\\ude00 and enough words for one row of sixteen"}\n'
     )
-    (document,) = text.documents(config_of(path))
+    (document,) = documents_of(config_of(path))
     assert document.text.startswith("a\ufffd b 😀 and")
     assert all_rows(config_of(path), tiny_model)
 
 
 def test_the_packaged_text(tiny_model: Model):
-    if not text.pocket_file("text.jsonl.xz").is_file():
+    if not pocket_file("text.jsonl.xz").is_file():
         with pytest.raises(NotFound, match=r"no file text\.jsonl\.xz; reinstall panscope"):
-            next(text.documents(Config()))
+            next(documents_of(Config()))
         return
     assert next(text.rows(Config(), tiny_model, "train", 2)).ids.shape == (2, 128)
 
@@ -312,18 +318,18 @@ def test_a_bad_line_is_named(
     path = tmp_path / "t.jsonl"
     path.write_bytes(LINE + content)
     with pytest.raises(error, match=sentence):
-        list(text.documents(config_of(path)))
+        list(documents_of(config_of(path)))
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "no/such/folder", ""])
 def test_a_text_that_is_not_there(name: str):
     with pytest.raises(NotFound, match=f"text {name}: no file"):
-        list(text.documents(config_of(name)))
+        list(documents_of(config_of(name)))
 
 
 def test_a_folder_without_text(tmp_path: Path):
     with pytest.raises(NotFound, match=r"the folder has no \.txt file; give a file or a folder"):
-        list(text.documents(config_of(tmp_path)))
+        list(documents_of(config_of(tmp_path)))
 
 
 def test_a_format_that_is_not_read(tmp_path: Path):
@@ -331,13 +337,13 @@ def test_a_format_that_is_not_read(tmp_path: Path):
     (tmp_path / "t.txt.gz").write_bytes(gzip.compress(b"a"))
     for name, shown in (("t.csv", r"\.csv"), ("t.txt.gz", r"\.gz")):
         with pytest.raises(ConfigError, match=rf"cannot read {shown} files; give one of \.txt"):
-            list(text.documents(config_of(tmp_path / name)))
+            list(documents_of(config_of(tmp_path / name)))
 
 
 def test_text_that_is_not_utf8(tmp_path: Path):
     (tmp_path / "t.txt").write_bytes("naïve".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"t\.txt: is not UTF-8 at byte 2; convert the file"):
-        list(text.documents(config_of(tmp_path)))
+        list(documents_of(config_of(tmp_path)))
 
 
 @pytest.mark.parametrize("written", [as_gz, as_xz])
@@ -347,7 +353,7 @@ def test_a_damaged_archive(tmp_path: Path, written: Callable[[Path], Path], kept
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))] or b"not an archive")
     with pytest.raises(Corrupt, match=r"cannot be unpacked .*fetch or make the file again"):
-        list(text.documents(config_of(path)))
+        list(documents_of(config_of(path)))
 
 
 def test_a_flipped_byte_in_an_archive(tmp_path: Path):
@@ -356,7 +362,7 @@ def test_a_flipped_byte_in_an_archive(tmp_path: Path):
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
     with pytest.raises((Corrupt, ConfigError), match=r"t\.jsonl\.gz"):
-        list(text.documents(config_of(path)))
+        list(documents_of(config_of(path)))
 
 
 @pytest.mark.usefixtures("no_cache")
@@ -364,13 +370,13 @@ def test_a_damaged_parquet_file(tmp_path: Path):
     path = as_parquet(tmp_path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(Corrupt, match=r"t\.parquet: cannot be read .*fetch or make the file again"):
-        list(text.documents(config_of(path)))
+        list(documents_of(config_of(path)))
 
 
 @pytest.mark.usefixtures("no_cache")
 def test_a_column_that_is_not_there(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"0: has no field 'txt'; .*\(did you mean text\?\)"):
-        list(text.documents(config_of(as_parquet(tmp_path), field="txt")))
+        list(documents_of(config_of(as_parquet(tmp_path), field="txt")))
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", '{"text": ""}\n', '{"text": "short"}\n'])

@@ -3,15 +3,19 @@
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from panscope.errors import ConfigError
-from panscope.model.load import read_shape
+from panscope.errors import ConfigError, NotFound
+from panscope.kernels.pairs import Pairs
+from panscope.model.load import Config, read_outline, read_shape
+from panscope.model.outline import Outline
 from panscope.model.shape import Shape
+from panscope.model.text import Rows
 from panscope.plan import Plan, cost, disk, plan
 from panscope.plan.cost import TIB, Prices
 from panscope.plan.machines import ACCELERATORS, UTILISATION, Machine
@@ -19,6 +23,7 @@ from panscope.plan.report import report, verdict
 from panscope.plan.work import Wanted, Work
 from panscope.recipe import Recipe, read_recipe
 from panscope.sites import Site
+from panscope.stages.describe.log import Log
 from panscope.stages.train import memory
 
 PIB = 1 << 50
@@ -48,6 +53,11 @@ def wanted(**changes: Any) -> Wanted:
 def suite(name: str) -> Wanted:
     recipe = read_recipe(name)
     return Wanted(recipe, read_shape(recipe.model))
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Outline:
+    return read_outline(Config())
 
 
 def planned(asked: Wanted, *machines: Machine, prices: Prices = NONE) -> Plan:
@@ -104,6 +114,54 @@ def test_a_store_that_training_reads_holds_what_harvest_says():
     assert len(found.activations) == 3 * 3 + 2
     with pytest.raises(ConfigError, match=r"lacks resid_pre\.1, which is trained"):
         planned(wanted(source="store", harvest={"sites": ["resid_post.0", "attn_z.2"]}))
+
+
+def test_the_log_of_a_description_takes_what_is_planned(tmp_path: Path):
+    """Against one that is written: 4,096 tokens at which two latents of each Sae fire."""
+    n, saes = 4096, ("a", "b", "c")
+    rows = Rows(*torch.zeros(2, 1, n, dtype=torch.int64), torch.ones(1, n, dtype=torch.bool), ("",))
+    tokens = torch.arange(n, dtype=torch.int32).repeat_interleave(2)
+    latents = torch.tensor([0, 1], dtype=torch.int32).repeat(n)
+    pairs = Pairs(tokens, latents, torch.ones(2 * n), torch.arange(0, 2 * n + 1, 2), 16)
+    Log(tmp_path, "key").write(0, 0, [rows], {sae: [pairs] for sae in saes})
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    asked = wanted(describe={"tokens": n})
+    assert len(asked.specs) == len(saes)
+    assert 0 <= written - planned(asked).log_bytes < 4 * 500  # the files' headers
+    by_price = {"sites": ["resid_post.0"], "widths": [200], "sparsity": [0.1]}
+    assert planned(wanted(train=by_price, describe={"tokens": n})).log_bytes == n * (800 + 4 + 9)
+
+
+# Other libraries' names
+
+
+def sites_of_each(asked: Wanted) -> list[tuple[str, int, float]]:
+    found = planned(asked)
+    return [(held.site, held.d, found.flops["harvest"]) for held in found.activations]
+
+
+@pytest.mark.parametrize("name", ["blocks.1.hook_resid_post", "model.layers.1.output"])
+def test_a_site_may_be_named_as_other_libraries_do(pocket: Outline, name: str):
+    train = {"widths": [512], "target_l0": [2.0], "tokens": 4096}
+    named = [
+        Wanted(Recipe.parse({"train": {**train, "sites": [site]}}, "test"), pocket)
+        for site in (name, "resid_post.1")
+    ]
+    assert sites_of_each(named[0]) == sites_of_each(named[1])
+    assert planned(named[0]).parts[0].sites == name
+
+
+def test_a_path_is_planned_by_the_size_and_the_layer_of_its_module(pocket: Outline):
+    path = "model.layers.1.mlp.up_proj.output"
+    train = {"sites": [path], "widths": [512], "target_l0": [2.0], "tokens": 4096}
+    asked = Wanted(Recipe.parse({"train": train}, "test"), pocket)
+    d = pocket.lm.config.intermediate_size
+    assert asked.d_at == {Site(path): d}
+    assert asked.forward(asked.d_at) == asked.forward([Site("resid_post", 1)])
+    assert planned(asked).suite_bytes == 4 * 2 * 512 * d
+    nowhere = {**train, "sites": ["model.layers.1.mlp.upproj.output"]}
+    with pytest.raises(NotFound, match="up_proj"):
+        planned(Wanted(Recipe.parse({"train": nowhere}, "test"), pocket))
 
 
 def test_memory_of_a_stream_and_of_training():

@@ -31,7 +31,7 @@ from panscope.stages import harvest
 CONFIG = harvest.Config(
     sites=("resid_post.0", "attn_z.1"), tokens=60, bucket_tokens=32, batch_rows=2, seed=3
 )
-SEVERAL = 20
+SEVERAL = 10
 TWO_SHARDS = CONFIG.model_copy(update={"sites": ("attn_z.1",), "tokens": 40})
 
 
@@ -95,7 +95,7 @@ def start(model: Model, out: Path, fatal: int) -> int:
         Path.unlink = killed_before(instants, fatal, Path.unlink)  # type: ignore[method-assign]
         os.fsync = killed_before(instants, fatal, lambda _: None)  # a kill loses no cached page
         shutil.rmtree = killed_before(instants, fatal, shutil.rmtree)
-        harvest.run(TWO_SHARDS, model, rows_from, {"model": "m"}, out, silent)
+        harvest.run(harvest.Work(TWO_SHARDS, model, rows_from, {"model": "m"}, out, silent))
         os._exit(0)
     return child
 

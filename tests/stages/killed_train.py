@@ -51,7 +51,7 @@ CONFIG = Config(
 )
 LONGER = Saes(sites=("resid_post.0",), widths=(16,), target_l0=(2.0,), tokens=(N_STEPS + 11) * SIZE)
 PARTS = CONFIG.model_copy(update={"more": (*CONFIG.more, LONGER)})
-AT_INSTANTS, AT_TIMES = 10, 3  # folders
+AT_INSTANTS, AT_TIMES = 7, 3  # folders
 
 
 def batches_from(first: int, sites: tuple[Site, ...]) -> Iterator[dict[Site, Tensor]]:
@@ -71,10 +71,16 @@ def banks(config: Config = CONFIG) -> list[tuple[sweep.Spec, ...]]:
     return [tuple(bank) for _, bank in grouped]
 
 
+def work(
+    out: Path, emit: Emit = silent, config: Config = CONFIG, batches: Any = batches_from
+) -> train.Work:
+    return train.Work(config, banks(config), batches, INPUTS, out, emit)
+
+
 def run(
     out: Path, config: Config = CONFIG, emit: Emit = silent, batches: Any = batches_from
 ) -> None:
-    train.run(config, banks(config), batches, INPUTS, out, emit)
+    train.run(work(out, emit, config, batches))
 
 
 class Life:

@@ -36,9 +36,9 @@ LIFE = runpy.run_path(str(Path(__file__).with_name("killed_train.py")))["Life"]
 SITES = (Site("resid_post", 0), Site("mlp_out", 1))
 D_IN, N_TRUE, SIZE, WIDTH = 10, 24, 128, 32
 N_DEAD = 8  # latents, the last ones, that are dead from the start: all of the last process's
-STEPS = 100
+STEPS = 60
 REVIVE = {"dead_after_tokens": 1000, "aux_k": 4}
-KILLED = 6  # folders
+KILLED = 4  # folders
 
 CASES: dict[str, dict[str, Any]] = {
     "target": {"target_l0": (3.0,)},
@@ -162,11 +162,11 @@ def _work(rank: int, size: int, meeting: Path, work: Callable[[Group], object]) 
 
 
 def suite(out: Path, group: Group, batches: Any = batches_from, **changes: Any) -> None:
-    settings = config(group.size, steps=50, **(SUITE | changes))
+    settings = config(group.size, steps=30, **(SUITE | changes))
     specs = sweep.specs(settings, n_layers=2)
     banks = [[spec for spec in specs if spec.site == site] for site in SITES]
     events = to_jsonl(out.with_suffix(".jsonl"))
-    train.run(settings, banks, batches, {"stream": "test"}, out, events, group)
+    train.run(train.Work(settings, banks, batches, {"stream": "test"}, out, events), group)
 
 
 def until(fatal: int, victim: int, out: Path) -> Callable[[Group], None]:

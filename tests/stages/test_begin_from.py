@@ -166,7 +166,7 @@ def test_a_foreign_sae_is_trained_further(tmp_path: Path):
     config = settings(str(read.folder), schedule={"learning_rate": 1e-3})
     specs = sweep.specs(config, LAYERS)
     stream = lambda first, sites: iter([{READ: BATCH[READ]}] * 10)  # noqa: E731
-    train.run(config, [specs], stream, {}, tmp_path / "suite", silent)
+    train.run(train.Work(config, [specs], stream, {}, tmp_path / "suite", silent))
     suite = Suite.open(tmp_path / "suite")
     before, after = read.load(read.names[0]), suite.load(suite.names[0])
     x = BATCH[READ]

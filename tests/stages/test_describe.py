@@ -30,8 +30,9 @@ from panscope.stages.describe import Work, features, tokens
 from panscope.stages.describe.bands import spans
 from panscope.stages.describe.companions import companions
 from panscope.stages.describe.directions import effects, elsewhere, near
+from panscope.stages.describe.fired import Fired
 from panscope.stages.describe.map import place
-from panscope.stages.describe.tally import Tally
+from panscope.stages.describe.tally import Tally, scale_of
 from panscope.stages.describe.tokens import Text
 
 N_ROWS, CONTEXT, LATENTS = 24, 16, 5
@@ -85,8 +86,8 @@ def read(
         pieces.append((first, Rows(ids, documents[part], mask[part], tuple(kinds[part]))))
     text = Text.of(pieces)
     tally = Tally.zero(f.shape[2], 2.0, n_top, len(text.kinds), seed)
-    for codes, placed in zip(log, text.tokens, strict=True):
-        tally.add_(codes, placed)
+    for firings, placed in zip(Fired.of(log).by_latent, text.tokens, strict=True):
+        tally.add_(firings, placed)
     return Read(log, text, tally)
 
 
@@ -110,7 +111,9 @@ def described(tmp_path: Path) -> Describe:
         to_logits = torch.randn(4, 11, generator=torch.Generator().manual_seed(1))
         logits = effects(saes["a/b"].w_dec, to_logits, 3)
         places = place(saes["a/b"].w_dec, "pca", seed=0)
-        told = features.columns("a/b", saes, read.tally, read.log, read.text, logits, places, 3)
+        told = features.columns(
+            "a/b", saes, read.tally, Fired.of(read.log), read.text, logits, places, 3
+        )
         write_columns(tmp_path, "a/b", told)
         record = {"sae": "a/b", "site": "a", "width": width, "n_tokens": read.tally.n_tokens}
         facts = {"saes": [record | {"n_alive": 0, "bin_edges": []}]}
@@ -233,17 +236,17 @@ def test_kinds_beyond_the_most_are_one(monkeypatch: pytest.MonkeyPatch):
     density=st.sampled_from([0.02, 0.3, 1.0]),
     width=st.integers(1, 12),
     piece_rows=st.integers(1, 6),
-    block_firings=st.sampled_from([1, 40, 1 << 25]),
+    most_firings=st.sampled_from([1, 40, 1 << 25]),
 )
 def test_companions_are_those_of_the_whole_matrix(
-    seed: int, density: float, width: int, piece_rows: int, block_firings: int
+    seed: int, density: float, width: int, piece_rows: int, most_firings: int
 ):
     """Exact over all tokens and pairs, however the text and the Sae are cut into blocks."""
     generator = torch.Generator().manual_seed(seed)
     f = torch.rand(6, 5, width, generator=generator).double().exp().float()
     f *= torch.rand(f.shape, generator=generator) < density
     told = read(f, torch.ones(6, 5, dtype=torch.bool), piece_rows)
-    found = companions(told.log, told.tally, 3, block_firings)
+    found = companions(Fired.of(told.log, most_firings), told.tally, 3, most_firings)
 
     dense = f.view(30, width).double()
     fired = (dense > 0).double()
@@ -426,6 +429,12 @@ def test_a_sae_is_described_by_what_it_reads_and_writes(
             assert atlas.contexts[example.context].tokens == tuple(rows[example.context].tolist())
             fired = f[example.context, :, latent].nonzero().squeeze(1)
             assert example.positions == tuple(fired.tolist())
+
+
+def test_the_scale_of_a_suite_that_says_none_is_the_median_of_maxima():
+    f = torch.tensor([[1.0, 0, 0, 5], [3, 2, 0, 0], [0, 7, 0, 0]])
+    assert scale_of([codes_of(f[:2]), codes_of(f[2:])]) == 5
+    assert scale_of([codes_of(torch.zeros(2, 4))]) == 1
 
 
 def test_a_sampled_firing_is_as_likely_as_any_other():

@@ -13,7 +13,7 @@ from panscope.atlas.features import Atlas
 from panscope.dist import Share
 from panscope.errors import ConfigError, Corrupt, Incomplete
 from panscope.events import Advanced, Event, Finished, Started, Warned
-from panscope.kernels import cpu, cpu_firings, firings
+from panscope.kernels import cpu_firings, firings, library
 from panscope.model import tap
 from panscope.sae.suite import Suite
 from panscope.stages import describe
@@ -97,7 +97,7 @@ def test_without_a_compiler_the_same_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suite: Suite, whole: Path
 ):
     """To the bit but for the correlations, whose sums come in another order."""
-    assert cpu.available()
+    assert library.available()
     counting = [name for name in dir(firings.Counting) if not name.startswith("_")]
     assert "accompany_" in counting
     for name in counting:

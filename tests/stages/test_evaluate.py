@@ -1,6 +1,7 @@
 """Evaluation: the definitions on examples worked by hand, and on a model by a plain loop."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,29 @@ def test_every_kind_of_sae_is_measured_by_what_it_writes(
         ]
         recovered = (losses[2] - losses[1]) / (losses[2] - losses[0])
         assert metrics["loss_recovered_zero"] == pytest.approx(recovered, abs=1e-4)
+
+
+def test_parts_of_a_whole_are_measured_by_their_sum(tmp_path: Path, tiny_model: Model, batch: Rows):
+    """Two parts that each rebuild half of a layer: FVU 0 together, of which one alone has 1/4."""
+    half = mirror(tiny_model.d_model)
+    half = replace(half, w_dec=half.w_dec / 2)
+    later = replace(half, writes=(Site("resid_post", 2),))
+    both = replace(half, w_dec=half.w_dec.repeat(1, 2), b_dec=half.b_dec.repeat(2))
+    both = replace(both, writes=(SITE, Site("resid_post", 2)))
+    facts = []
+    for name, sae in {"a/both": both, "a/half": half, "a/alone": half, "b/later": later}.items():
+        write_sae(tmp_path, name, sae)
+        facts.append({"sae": name, **({} if name == "a/alone" else {"part_of": "whole"})})
+    files.seal(tmp_path, KIND, {}, {}, {"saes": facts})
+    suite = Suite.open(tmp_path)
+    measured = evaluate.run(evaluate.Config(), tiny_model, suite, [batch], {}, silent)
+    of = {name: fact["metrics"] for name, fact in measured.facts.items()}
+    assert of["a/half"]["fvu"] == pytest.approx(0, abs=1e-6)
+    assert of["a/half"]["delta_loss"] == pytest.approx(0, abs=1e-5)
+    clean = tap.run(tiny_model, batch.ids, [SITE]).values[SITE][batch.mask]
+    distance = (clean - clean.mean(0)).square().sum()
+    assert of["a/alone"]["fvu"] == pytest.approx(float((clean / 2).square().sum() / distance))
+    assert of["a/both"]["fvu"] > of["a/half"]["fvu"], "it also writes what the others do not read"
 
 
 def whole_pass(model: Model, batch: Rows, values: dict[Site, Tensor]) -> Tensor:

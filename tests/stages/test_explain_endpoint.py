@@ -284,7 +284,7 @@ def test_no_more_is_asked_in_a_minute_than_the_recipe_allows(model: Model, tmp_p
         for number in range(4):
             client.ask(({"role": "user", "content": f"{HELLO[0]['content']}{number}"},))
     gaps = [b - a for a, b in zip(model.times, model.times[1:], strict=False)]
-    assert sum(gaps[1:]) > 0.19, "a tenth of a second between one and the next"
+    assert sum(gaps[1:]) > 0.15, "a tenth of a second between one and the next, as it arrives"
 
 
 def test_unusable_answers_are_counted_and_never_wrong(atlas: Atlas, notes: Notes, tmp_path: Path):

@@ -21,7 +21,7 @@ import torch
 from panscope import files
 from panscope.dist import Share
 from panscope.errors import ConfigError, Incomplete, NotFound, PanscopeError, Unsupported
-from panscope.events import Advanced, Event, Finished, Started, Warned, silent
+from panscope.events import Advanced, Emit, Event, Finished, Started, Warned, silent
 from panscope.model import tap, text
 from panscope.model.load import Model
 from panscope.model.text import Rows
@@ -57,9 +57,13 @@ def first(n: int, stream: Iterator[Batch]) -> list[Batch]:
     return list(itertools.islice(stream, n))
 
 
+def work(out: Path, config: Config = CONFIG, emit: Emit = silent) -> harvest.Work:
+    return harvest.Work(config, MODEL, ROWS_FROM, INPUTS, out, emit)
+
+
 def run(out: Path, config: Config = CONFIG, rows: RowsFrom = ROWS_FROM) -> list[Event]:
     events: list[Event] = []
-    harvest.run(config, MODEL, rows, INPUTS, out, events.append)
+    harvest.run(work(out, config, events.append)._replace(rows_from=rows))
     return events
 
 
@@ -182,7 +186,7 @@ def test_real_text_streams_and_is_stored(tiny_model: Model, tiny_text: Path, tmp
     again = first(2, harvest.stream(small, tiny_model, rows_from, 50, skip_batches=4))
     assert all(same(a, b) for a, b in zip(live[4:], again, strict=True))
     assert not {i for batch in live for i, _, _ in place(batch)} & tiny_model.special_ids
-    harvest.run(small, tiny_model, rows_from, INPUTS, tmp_path, silent)
+    harvest.run(harvest.Work(small, tiny_model, rows_from, INPUTS, tmp_path, silent))
     store = Store.open(tmp_path)
     assert store.n_tokens >= 600
     values = torch.cat([batch.values[Site("mlp_out", 2)] for batch in live[:4]])
@@ -285,7 +289,7 @@ def test_a_store_of_another_configuration_is_refused(tmp_path: Path, sealed: boo
     with pytest.raises(ConfigError, match="another recipe or input; choose another output or"):
         run(tmp_path, config(seed=4))
     with pytest.raises(ConfigError, match="another recipe or input; choose another output or"):
-        harvest.run(CONFIG, MODEL, ROWS_FROM, {"model": "another"}, tmp_path, silent)
+        harvest.run(work(tmp_path)._replace(inputs={"model": "another"}))
     assert bytes_of(tmp_path) == before
 
 
@@ -304,7 +308,7 @@ def test_a_shard_that_lost_a_file_is_made_again_alone(
 
 def write(out: Path, share: Share, config: Config = CONFIG) -> list[Event]:
     events: list[Event] = []
-    harvest.write(config, MODEL, ROWS_FROM, INPUTS, out, events.append, share)
+    harvest.write(work(out, config, events.append), share)
     return events
 
 
@@ -317,7 +321,7 @@ def test_shares_make_the_store_of_one_process(tmp_path: Path, world: int, tokens
     for rank in reversed(range(world)):
         events = write(tmp_path / "shared", Share(rank, world), wanted)
         done.append([event.done for event in events if isinstance(event, Advanced)][-1:])
-    with_all = harvest.seal(wanted, MODEL, ROWS_FROM, INPUTS, tmp_path / "shared", silent)
+    with_all = harvest.seal(work(tmp_path / "shared", wanted))
     assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "whole")
     assert sum(n for last in done for n in last) == sum(with_all.facts["shards"])
 
@@ -330,24 +334,24 @@ def test_a_share_leaves_the_others_alone(tmp_path: Path, passes: list[tuple[Site
     assert passes == [SITES] * 3, "two passes in shard 0, one in shard 2"
     assert begun.read_bytes() == b"in the making"
     with pytest.raises(Incomplete, match="shard-00001"):
-        harvest.seal(CONFIG, MODEL, ROWS_FROM, INPUTS, tmp_path, silent)
+        harvest.seal(work(tmp_path))
     assert not (tmp_path / "manifest.json").exists()
     write(tmp_path, Share(1, 2))
     passes.clear()
     write(tmp_path, Share(0, 2))
     assert passes == [], "what is sealed is not done again"
-    sealed = harvest.seal(CONFIG, MODEL, ROWS_FROM, INPUTS, tmp_path, silent)
+    sealed = harvest.seal(work(tmp_path))
     assert list(sealed.facts["shards"]) == [27, 28, 13]
     assert write(tmp_path, Share(0, 2)) == [], "a finished store is left as it is"
     events: list[Event] = []
-    assert harvest.seal(CONFIG, MODEL, ROWS_FROM, INPUTS, tmp_path, events.append) == sealed
+    assert harvest.seal(work(tmp_path, emit=events.append)) == sealed
     assert events == [Finished("harvest", 0.0, reused=True)]
 
 
 def test_a_share_that_nobody_wrote_is_missed(tmp_path: Path):
     write(tmp_path, Share(0, 2))
     with pytest.raises(Incomplete, match="shard-00001 is not written; run harvest again"):
-        harvest.seal(CONFIG, MODEL, ROWS_FROM, INPUTS, tmp_path, silent)
+        harvest.seal(work(tmp_path))
 
 
 def test_a_full_disk_is_reported_and_the_next_run_resumes(

@@ -47,7 +47,7 @@ def found(scene: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trajectories(scene: Path) -> dict[str, dict[int, Any]]:
-    """What a hundred steps made of each case, by the number of processes."""
+    """What sixty steps made of each case, by the number of processes."""
     made: dict[str, dict[int, Any]] = torch.load(scene / "trajectories.pt")
     return made
 
@@ -137,7 +137,7 @@ def test_killed_at_any_instant_it_ends_with_the_same_bytes(scene: Path, found: d
 def test_a_signal_to_one_stops_all_after_the_same_step(scene: Path, found: dict[str, Any]):
     assert found["stopped"] == [143, 143]
     for said in found["stopped said"]:
-        assert said.startswith("train: SIGTERM stopped it after step 21 of 50 of bank 1 of 2")
+        assert said.startswith("train: SIGTERM stopped it after step 21 of 30 of bank 1 of 2")
     assert bytes_of(scene / "stopped") == bytes_of(scene / "suite-2")
 
 
@@ -245,7 +245,8 @@ def test_torchrun_trains_from_a_recipe(tmp_path: Path, tiny_model_folder: Path, 
         f"model.name={tiny_model_folder}",
         "model.device=cpu",
         f"text.path={tiny_text}",
-        "train.tokens=4096",
+        'train.sites=["resid_post.1", "mlp_out.0"]',
+        "train.tokens=2048",
         "train.batch_tokens=128",
         "train.widths=[64]",
         "train.target_l0=[8.0]",

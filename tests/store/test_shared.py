@@ -504,12 +504,34 @@ def test_budgets_that_cannot_be_met_are_refused(store: Store, monkeypatch: pytes
         pass
 
 
+def test_too_small_a_memory_for_any_window_is_said(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(window.Window, "room_bytes", lambda _: 2 * SHARD_BYTES - 1)
+    match = r"shared_gb: .* has 5\.37e-06 free, .* take 5\.37e-06; enlarge .* or set it to 0"
+    with (
+        pytest.raises(ConfigError, match=match),
+        reading(store, store.sites, SEED, 2 * SHARD_BYTES - 1),
+    ):
+        pass
+
+
 def test_without_shared_memory_there_is_no_sharing(made: Store, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(window, "MEMORY", Path("/nowhere"))
-    with (
-        pytest.raises(Unsupported, match="/nowhere: there is no shared memory there"),
-        reading(made, made.sites, SEED, ALL_BYTES),
-    ):
+    for joins in (lambda: shared.front(made, SEED), lambda: join(made)):
+        with pytest.raises(
+            Unsupported, match=r"/nowhere: there is no shared memory .*join = false"
+        ):
+            joins()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nobody may make a folder in Linux's /proc")
+def test_a_window_that_cannot_be_made_is_said(made: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(window, "MEMORY", Path("/proc"))
+    with pytest.raises(PanscopeError, match=r"could not be made .*set store\.shared_gb = 0"):
+        join(made)
+
+
+def join(store: Store) -> None:
+    with reading(store, store.sites, SEED, ALL_BYTES):
         pass
 
 

@@ -21,7 +21,9 @@ INPUTS = {"model": "m"}
 
 def run(out: Path | str) -> list[Event]:
     events: list[Event] = []
-    harvest.run(SCENE["CONFIG"], MODEL, SCENE["rows_from"], INPUTS, out, events.append)
+    harvest.run(
+        harvest.Work(SCENE["CONFIG"], MODEL, SCENE["rows_from"], INPUTS, out, events.append)
+    )
     return events
 
 

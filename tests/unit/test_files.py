@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from panscope import files
 from panscope.config import digest_of
 from panscope.errors import ConfigError, Corrupt, Incomplete, NotFound, PanscopeError, Unsupported
+from panscope.place import Place
 
 
 @pytest.fixture
@@ -69,13 +71,32 @@ def test_a_damaged_manifest_and_a_wrong_kind_are_told_apart(artefact: Path):
         files.read_manifest(artefact)
 
 
-def test_a_newer_format_is_refused(artefact: Path):
-    path = artefact / files.MANIFEST
-    tree = json.loads(path.read_bytes()) | {"format_version": 99}
+def in_format(version: int, place: Place) -> None:
+    """Write a manifest as another format has it: of the first, before BLAKE3, in full."""
+    tree = json.loads(b"".join((place / files.MANIFEST).pieces()))
     del tree["checksum"]
-    files.write_json(path, {**tree, "checksum": digest_of(tree)})
-    with pytest.raises(Unsupported, match="has format 99"):
-        files.read_manifest(artefact)
+    tree["format_version"] = version
+    tree["files"] = {name: {"size_bytes": 10, "sha256": "0" * 64} for name in tree["files"]}
+    files.write_json(place / files.MANIFEST, {**tree, "checksum": digest_of(tree)})
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [(1, "delete it and run the stage that wrote it again, or use an"), (99, "upgrade panscope")],
+)
+@pytest.mark.parametrize("where", ["", "memory://another-format"])
+def test_another_format_is_refused_and_not_called_damaged(
+    tmp_path: Path, where: str, version: int, remedy: str
+):
+    place = Place.of(where or tmp_path)
+    files.seal_records(place, "thing", {}, {}, {}, {"a": files.FileRecord(size_bytes=1, blake3="")})
+    in_format(version, place)
+    said = re.escape(f"{place}: has format {version}, this panscope reads 2; {remedy}")
+    for read in (files.read_manifest, lambda place: files.made(place, "thing", {}, {})):
+        with pytest.raises(Unsupported, match=said):
+            read(place)
+    (problem,) = files.verify(place)
+    assert isinstance(problem, Unsupported)
 
 
 def test_a_changed_fact_is_found(artefact: Path):

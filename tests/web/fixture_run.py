@@ -359,6 +359,13 @@ class FakeLive:
         counts = [np.bincount(self._read(t)[0], minlength=len(PIECES)) for t in (text, without)]
         return tuple(self._nearest(counts[0] - counts[1], saes)[:limit])
 
+    def nearest_to_vector(
+        self, vector: Sequence[float], site: str, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        if len(vector) != len(PIECES):
+            raise ConfigError("vector", f"has {len(vector)} numbers", f"give {len(PIECES)}")
+        return tuple(self._nearest(np.array(vector), saes)[:limit])
+
     def _nearest(self, direction: np.ndarray, saes: Sequence[str]) -> list[Near]:
         near = []
         for name in saes:

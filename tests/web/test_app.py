@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 
 from panscope.errors import ConfigError, NotFound
-from panscope.web.app import serve
+from panscope.web.app import _listening, serve
 
 
 def test_browsing_imports_no_torch(run_folder: Path) -> None:
@@ -73,3 +73,11 @@ def test_serve_announces_its_address_and_answers(
     thread.join(20)
     assert not thread.is_alive()
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_small_answer_does_not_wait_for_an_acknowledgement() -> None:
+    with _listening("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

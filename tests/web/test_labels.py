@@ -57,3 +57,36 @@ def test_labels_of_what_is_not_there(writable: TestClient) -> None:
     there = writable.post(f"/api/sae/{SAE}x/feature/0/labels", json=said, headers=GIVEN)
     assert there.status_code == 404
     assert f"did you mean {SAE}" in there.json()["error"]["message"]
+
+
+def test_a_feature_is_explained_and_a_person_s_label_scored(writable: TestClient) -> None:
+    feature = f"/api/sae/{SAE}/feature/0"
+    found = writable.post(f"{feature}/explain", headers=GIVEN)
+    assert found.status_code == 200, found.text
+    label = found.json()
+    assert (label["method"], len(label["scores"])) == ("rules", 3)
+    assert all(score["baseline"] is not None for score in label["scores"])
+    again = writable.post(f"{feature}/explain", headers=GIVEN).json()
+    assert again["id"] == label["id"]
+
+    early = writable.post(f"{feature}/rescore", headers=GIVEN)
+    assert early.status_code == 422 and "write one first" in early.text
+    said = {"text": "January, April", "author": "Ada"}
+    writable.post(f"{feature}/labels", json=said, headers=GIVEN)
+    scored = writable.post(f"{feature}/rescore", headers=GIVEN).json()
+    assert scored["author"] == "Ada"
+    assert [score["scorer"] for score in scored["scores"]] == ["detection", "fuzzing", "simulation"]
+    html = writable.get(f"/sae/{SAE}/0").text
+    assert 'id="rescore"' in html and 'id="rescore"' not in writable.get(f"/sae/{SAE}/1").text
+
+
+@pytest.mark.parametrize("route", ["explain", "rescore"])
+def test_what_cannot_be_explained_is_said(
+    writable: TestClient, client: TestClient, route: str
+) -> None:
+    dead = writable.post(f"/api/sae/{SAE}/feature/5/{route}", headers=GIVEN)
+    assert dead.status_code == 422
+    assert ("too few examples" if route == "explain" else "no label by a person") in dead.text
+    assert writable.post(f"/api/sae/{SAE}/feature/64/{route}", headers=GIVEN).status_code == 404
+    assert writable.post(f"/api/sae/{SAE}/feature/0/{route}").status_code == 401
+    assert client.post(f"/api/sae/{SAE}/feature/0/{route}", headers=GIVEN).status_code == 403

@@ -96,6 +96,18 @@ def test_the_microscope_lists_the_strongest(model: load.Model, live: Live) -> No
             assert list(seen.values) == pytest.approx(shown, abs=1e-4)
 
 
+def test_saes_unused_longest_are_let_go(
+    live: Live, real_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = live.microscope(TEXT, 4, 1.0, SAES)
+    monkeypatch.setattr("panscope.web.live.SAES_BYTES", 2 * live._saes.bytes // 3)
+    small = Live(real_run / "suite", Catalogue(Atlas(real_run / "atlas")))
+    assert small.microscope(TEXT, 4, 1.0, SAES) == whole
+    assert [name in small._saes for name in SAES] == [False, True, True]
+    assert small.activations(TEXT, SAES[0], 3) == live.activations(TEXT, SAES[0], 3)
+    assert [name in small._saes for name in SAES] == [True, False, True]
+
+
 def test_dense_features_are_left_out(live: Live, real_run: Path) -> None:
     density = Catalogue(Atlas(real_run / "atlas")).columns(SAES[0]).density
     answer = live.microscope(TEXT, 20, 0.03, SAES[:1])
@@ -196,6 +208,19 @@ def test_two_texts_differ_along_their_mean_difference(model: load.Model, live: L
     for wrong, said in refused.items():
         with pytest.raises((ConfigError, NotFound), match=said):
             live.nearest_to_difference(*texts, wrong, SAES, 5)
+
+
+def test_a_vector_is_compared_where_it_stands(live: Live) -> None:
+    vector = live.direction(SAES[2], 7)
+    near = live.nearest_to_vector(vector, "resid_post.1", SAES, 3)
+    assert (near[0].sae, near[0].index) == (SAES[2], 7)
+    assert near[0].cosine == pytest.approx(1)
+    for wrong, said in (
+        (vector[1:], f"give the {len(vector)} that"),
+        ([0.0] * len(vector), "points nowhere"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            live.nearest_to_vector(wrong, "resid_post.1", SAES, 3)
 
 
 def test_texts_beside_each_other_are_told_in_pieces(model: load.Model, live: Live):

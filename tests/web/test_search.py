@@ -1,12 +1,20 @@
+import json
 from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from tests.stages.loopback import Model, Reply, serving
 from tests.web.conftest import SAES
 from tests.web.fixture_run import IDS, PIECES, SITES, FakeLive, World, build, build_notes
 
+from panscope.atlas.labels import Label
+from panscope.atlas.notes import Notes
+from panscope.stages.explain import embedding_of
+from panscope.stages.explain.meaning import learn
 from panscope.web.app import create_app
 
 SAE = SAES[2]
@@ -75,10 +83,26 @@ def test_numbers_bound_the_maximum_the_site_and_the_score(client: TestClient) ->
     assert found["total"] > 0
     at = get(client, "/api/search/features", sites="mlp_out.*", limit=500)
     assert {hit["sae"] for hit in at["hits"]} == {SAES[1]}
-    scored = get(client, "/api/search/features", min_score=0.9, limit=500)
     # eight labels a Sae have scores; a feature is dead, and over one a person's label stands
-    assert scored["total"] == 8 * len(SAES) - len(SAES) - 1
-    assert get(client, "/api/search/features", min_score=0.95)["total"] == 0
+    n_scored = 8 * len(SAES) - len(SAES) - 1
+    for bounds, total in (
+        ({"min_score": 0.9}, n_scored),
+        ({"min_score": 0.95}, 0),
+        ({"scorer": "fuzzing", "max_score": 0.9}, n_scored),
+        ({"scorer": "fuzzing", "min_score": 0.9}, 0),
+        ({"scorer": "simulation"}, 0),
+    ):
+        assert get(client, "/api/search/features", **bounds)["total"] == total, bounds
+
+
+def test_a_layer_is_that_of_the_sites(client: TestClient) -> None:
+    at = get(client, "/api/search/features", layer=1, limit=500)
+    assert {hit["sae"] for hit in at["hits"]} == set(SAES[1:])
+    assert client.get("/api/search/features", params={"layer": 2}).status_code == 404
+    fired = post(client, "/api/search/prompt", text=TEXT, layer=0, limit=500)
+    assert {hit["sae"] for hit in fired["hits"]} == {SAES[0]}
+    none = client.get("/api/search/features", params={"layer": 0, "sites": "resid_post.*"})
+    assert "layer 0: has no such Sae; known: 1" in none.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["features", "prompt", "direction"])
@@ -111,6 +135,9 @@ def test_a_text_finds_what_fires_most_on_its_tokens(client: TestClient, by: str)
     assert dict(zip(names(found), [hit["value"] for hit in found["hits"]], strict=True)) == expected
     values = [hit["value"] for hit in found["hits"]]
     assert values == sorted(values, reverse=True)
+    for hit in found["hits"]:
+        fired = dict(zip(hit["positions"], hit["values"], strict=True))
+        assert by == "share" or fired[4] == hit["value"]
 
 
 def test_the_sum_is_over_all_tokens_and_those_behind_the_end_are_refused(
@@ -141,7 +168,55 @@ def test_two_texts_find_what_tells_them_apart(client: TestClient) -> None:
         assert strength[IDS[" dog"]] < strength.max() / 2
     nothing = client.post("/api/search/direction", json={"text": "January"})
     assert nothing.status_code == 422
-    assert "neither a feature's nor a difference" in nothing.json()["error"]["message"]
+    assert "neither a feature's nor a vector nor a difference" in nothing.json()["error"]["message"]
+
+
+def test_a_vector_finds_the_features_that_write_like_it(client: TestClient) -> None:
+    vector = World(SAE, 64).strength[3].tolist()
+    found = post(client, "/api/search/direction", vector=vector, site=SITES[2], limit=3)
+    assert names(found)[0] == (SAE, 3)
+    assert found["hits"][0]["value"] == pytest.approx(1)
+    for wrong in ([1.0], ["a"], [1e999]):
+        body = json.dumps({"vector": wrong, "site": SITES[2]})
+        headers = {"content-type": "application/json"}
+        answer = client.post("/api/search/direction", content=body, headers=headers)
+        assert answer.status_code == 422
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[tuple[TestClient, Model]]:
+    """A run whose recipe names an embedding model, which has vectors of its labels."""
+    with serving() as model:
+        recipe = {"explain": {"meaning": {"base_url": model.url, "model": "words"}}}
+        (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+        run = build(tmp_path)
+        texts = ("May and June", "a river, snow", "the and of")
+        with closing(Notes.open(run / "notes.sqlite")) as notes:
+            notes.add_all([Label(SAE, n, text, "rules", "rules") for n, text in enumerate(texts)])
+            learn(embedding_of(run), notes)
+        with TestClient(create_app(run, FakeLive(SAES))) as client:
+            yield client, model
+
+
+def test_meaning_finds_labels_without_their_words(embedded: tuple[TestClient, Model]) -> None:
+    client, model = embedded
+    found = post(client, "/api/search/meanings", text="rain", limit=2)
+    assert names(found)[0] == (SAE, 1)
+    assert found["hits"][0]["value"] > found["hits"][1]["value"]
+    assert 'id="missing"' not in client.get("/search", params={"by": "meaning"}).text
+    asked = len(model.requests)
+    model.misbehave = lambda number, request: Reply(status=500)
+    answer = client.post("/api/search/meanings", json={"text": "rain"})
+    assert answer.status_code == 500 and "gave no vectors" in answer.json()["error"]["message"]
+    assert len(model.requests) == asked + 1  # once: who searches waits
+
+
+def test_a_run_without_an_embedding_model_says_so(client: TestClient) -> None:
+    answer = client.post("/api/search/meanings", json={"text": "rain"})
+    assert answer.status_code == 422
+    said = answer.json()["error"]["message"]
+    assert "name an embedding model in [explain.meaning]" in said
+    assert f"{said}.".replace("'", "&#39;") in client.get("/search", params={"by": "meaning"}).text
 
 
 def test_features_elsewhere_come_with_their_rows_and_labels(client: TestClient) -> None:
@@ -159,7 +234,7 @@ def test_the_direction_of_a_feature(client: TestClient) -> None:
     assert client.get(f"/api/sae/{SAE}/feature/64/direction").status_code == 404
 
 
-@pytest.mark.parametrize("by", ["words", "numbers", "text", "direction"])
+@pytest.mark.parametrize("by", ["words", "meaning", "numbers", "text", "direction"])
 def test_each_kind_of_search_has_its_form(client: TestClient, by: str) -> None:
     html = client.get("/search", params={"by": by}).text
     assert f'data-by="{by}"' in html

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,6 +12,7 @@ from tests.web.conftest import SAES
 from panscope.atlas.features import Atlas
 from panscope.atlas.queries import Catalogue
 from panscope.web import tour
+from panscope.web.app import create_app
 
 
 def catalogue_of(run_folder: Path) -> Catalogue:
@@ -55,13 +57,19 @@ def test_silent_passages_hold_no_token_on_which_the_feature_fires(run_folder: Pa
             assert fires.isdisjoint(passage.pieces)
 
 
-def test_the_page_holds_its_puzzles_and_no_steering_that_is_not_there(client: TestClient) -> None:
+def test_the_page_holds_its_puzzles_and_steers_with_their_features(client: TestClient) -> None:
     html = client.get("/tour").text
     data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.S)[1])
     assert [puzzle["level"] for puzzle in data["puzzles"]] == ["easy", "medium", "hard"]
     assert data["sae"] == SAES[2]
-    steers = any(getattr(route, "path", "") == "/steer" for route in client.app.routes)
-    assert ('href="#steer"' in html) == steers
+    for puzzle in data["puzzles"]:
+        feature = quote(f"{SAES[2]}:{puzzle['index']}*1")
+        assert f"feature={feature}" in html
+
+
+def test_without_a_suite_there_is_no_steering(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "atlas").symlink_to(run_folder / "atlas")
+    assert 'href="#steer"' not in TestClient(create_app(tmp_path)).get("/tour").text
 
 
 def test_a_suite_with_nothing_to_guess_says_so(

@@ -18,9 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from panscope.atlas.database import IS_CURRENT, Database, connected, connected_for_reading
+from panscope.atlas.database import (
+    IS_CURRENT,
+    IS_NEWEST,
+    IS_SHOWN,
+    Database,
+    connected,
+    connected_for_reading,
+)
 from panscope.atlas.labels import (
-    HUMAN,
     LARGEST,
     Average,
     Bookmark,
@@ -88,17 +94,35 @@ class Notes:
 
     def label_of(self, sae: str, index: int) -> Label | None:
         """Return the label that is shown: the newest that a person wrote, or the newest."""
-        return _shown(self.labels(sae, index))
+        where = f"WHERE sae = ? AND latent = ? AND {IS_SHOWN}"
+        return next(iter(self._labels(where, sae, latent_of(index))), None)
 
     def shown(self, sae: str) -> dict[int, Label]:
         """Return the label that is shown of every feature of a Sae that has one.
 
         Scores come without their details, which take kilobytes a label.
         """
-        of_feature: dict[int, list[Label]] = {}
-        for label in self._labels("WHERE sae = ? ORDER BY id DESC", sae, details="'[]'"):
-            of_feature.setdefault(label.index, []).append(label)
-        return {index: chosen for index, labels in of_feature.items() if (chosen := _shown(labels))}
+        labels = self._labels(f"WHERE sae = ? AND {IS_SHOWN} ORDER BY latent", sae, details="'[]'")
+        return {label.index: label for label in labels}
+
+    def texts(self, sae: str, indices: Collection[int]) -> dict[int, str]:
+        """Return the text of the label that is shown of those features that have one."""
+        rows = self._rows(
+            "SELECT latent, text FROM labels WHERE sae = ?"
+            f" AND latent IN (SELECT value FROM json_each(?)) AND {IS_SHOWN}",
+            *(sae, json.dumps([latent_of(index) for index in indices])),
+        )
+        return dict(rows)
+
+    def scored(self, sae: str, scorer: str, least: float, most: float) -> list[int]:
+        """List the features whose shown label is scored between bounds: by a scorer, or at best."""
+        rows = self._rows(
+            f"SELECT latent FROM labels WHERE sae = ? AND {IS_SHOWN} AND ("
+            "  SELECT max(value) FROM scores WHERE label = labels.id"
+            f"  AND (? = '' OR scorer = ?) AND {IS_NEWEST}) BETWEEN ? AND ?",
+            *(sae, scorer, scorer, least, most),
+        )
+        return [index for (index,) in rows]
 
     def search(self, text: str, limit: int = 20, offset: int = 0, sae: str = "") -> list[Found]:
         """Find labels by their words, best match first; in one Sae or in all.
@@ -122,9 +146,7 @@ class Notes:
         rows = self._rows(
             "SELECT method, scorer, count(*), avg(value), avg(baseline)"
             " FROM labels JOIN scores ON scores.label = labels.id"
-            f" WHERE sae = ? AND {IS_CURRENT} AND NOT EXISTS ("
-            "  SELECT 1 FROM scores AS newer WHERE newer.label = labels.id AND newer.id > scores.id"
-            "  AND newer.scorer = scores.scorer AND newer.author = scores.author)"
+            f" WHERE sae = ? AND {IS_CURRENT} AND {IS_NEWEST}"
             " GROUP BY method, scorer ORDER BY method, scorer",
             sae,
         )
@@ -226,18 +248,13 @@ class Notes:
             found[number][score.scorer, score.author] = score
         return defaultdict(list, {number: by.values() for number, by in found.items()})
 
-    def _rows(self, sql: str, *values: str | int) -> list[Any]:
+    def _rows(self, sql: str, *values: str | float) -> list[Any]:
         return self._database.rows(sql, *values)
 
 
 def now() -> str:
     """Return the time as notes keep it: UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _shown(labels: Sequence[Label]) -> Label | None:
-    """Choose among the labels of a feature, newest first."""
-    return next((label for label in labels if label.method == HUMAN), next(iter(labels), None))
 
 
 def _inserted(connection: sqlite3.Connection, label: Label) -> Label:

@@ -5,23 +5,25 @@ milliseconds. Examples are long: they are read from their row group when one fea
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import RLock
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from panscope.atlas.contexts import Contexts
 from panscope.atlas.features import Atlas
-from panscope.atlas.records import Context, Feature, FeatureRow, SaeRecord
-from panscope.atlas.short import Columns, Ints, Place, flat_list, read_columns, read_place, read_row
-from panscope.errors import Corrupt, Unsupported, nearest
-from panscope.files import checked
+from panscope.atlas.records import Feature, FeatureRow
+from panscope.atlas.short import Columns, Ints, Place, read_columns, read_place, read_row
+from panscope.atlas.views import FeatureView, kind_shares, tokens_in
+from panscope.errors import Unsupported, nearest
+from panscope.kept import Kept
 
+COLUMNS_BYTES = 128 << 20  # of 1.7 million features
+PLACES_BYTES = 32 << 20  # of four million
 Sort = Literal["index", "density", "max", "mean"]
 BIN_DECADES = 0.25  # width of a bin of the density histogram
 Hit = tuple[str, int]
@@ -75,94 +77,14 @@ class DensityHistogram:
     n_dead: int
 
 
-@dataclass(frozen=True, slots=True)
-class KindShare:
-    """How a feature fires on one kind of text: how often, and on which share of its tokens."""
-
-    kind: str
-    count: int
-    density: float
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureView:
-    """One feature with what its numbers refer to: contexts, pieces, neighbours, next and previous.
-
-    `pieces` holds the text of every token id that occurs in the rest. Features elsewhere are named
-    in `feature` alone: their rows are in other files. An atlas made before encoder neighbours,
-    companions or kinds were described has none of them.
-    """
-
-    sae: SaeRecord
-    feature: Feature
-    contexts: tuple[Context, ...]
-    neighbours: tuple[FeatureRow, ...]
-    encoder_neighbours: tuple[FeatureRow, ...]
-    companions: tuple[FeatureRow, ...]
-    kinds: tuple[KindShare, ...]
-    previous: int | None
-    next: int | None
-    pieces: dict[int, str]
-
-
-class Contexts:
-    """The contexts that examples refer to, as flat arrays in Arrow's memory: 8 bytes a token."""
-
-    def __init__(self, atlas: Atlas) -> None:
-        self._where = str(atlas.folder / "contexts.parquet")
-        table = pq.read_table(checked(atlas.folder, atlas.manifest, "contexts.parquet"))
-        table = table.combine_chunks()
-        self._numbers = table["context"].to_numpy()
-        self._starts, tokens = flat_list(table["tokens"])
-        _, documents = flat_list(table["documents"])
-        self._tokens, self._documents = tokens.to_numpy(), documents.to_numpy()
-        self._kinds = table["kind"]
-        pa.default_memory_pool().release_unused()  # the pieces that were combined
-
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest context, BOS included."""
-        return int(np.diff(self._starts).max(initial=0))
-
-    @property
-    def bos(self) -> int:
-        """The token id with which contexts begin."""
-        return int(self._tokens[0])
-
-    def tokens_at(self, numbers: Ints, positions: Ints) -> Ints:
-        """Token ids at positions of contexts."""
-        tokens = self._tokens[self._starts[self._rows(numbers)] + positions]
-        return np.asarray(tokens, np.int64)
-
-    def get(self, number: int) -> Context:
-        """One context by its number."""
-        row = int(self._rows(np.array([number]))[0])
-        span = slice(self._starts[row], self._starts[row + 1])
-        tokens, documents = self._tokens[span].tolist(), self._documents[span].tolist()
-        return Context(number, tuple(tokens), tuple(documents), self._kinds[row].as_py())
-
-    def one_of_each_kind(self) -> list[Context]:
-        """The first context of each kind of text, in order of kind."""
-        _, first = np.unique(self._kinds.to_numpy(), return_index=True)
-        return [self.get(int(self._numbers[row])) for row in first]
-
-    def _rows(self, numbers: Ints) -> Ints:
-        rows = np.searchsorted(self._numbers, numbers)
-        known = self._numbers[np.minimum(rows, len(self._numbers) - 1)] if rows.size else numbers
-        if (missing := numbers[known != numbers]).size:
-            found = f"has no context {missing[0]}, to which an example refers"
-            raise Corrupt(self._where, found, "run describe again")
-        return rows
-
-
 class Catalogue:
     """An atlas opened for questions; threads may share it."""
 
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
-        self._columns: dict[str, Columns] = {}
+        self._columns = Kept[Columns](COLUMNS_BYTES, lambda columns: columns.n_bytes)
+        self._places = Kept[Place](PLACES_BYTES, lambda place: place.nbytes)
         self._densities: dict[str, DensityHistogram] = {}
-        self._places: dict[str, Place | None] = {}
         self._lock = RLock()  # a ParquetFile's reader keeps a position
 
     @cached_property
@@ -178,9 +100,10 @@ class Catalogue:
     def columns(self, sae: str) -> Columns:
         """The short columns of a Sae, read on first use."""
         with self._lock:
-            if sae not in self._columns:
-                self._columns[sae] = read_columns(self.atlas, self.contexts.tokens_at, sae)
-            return self._columns[sae]
+            return self._columns.get(sae, lambda: self._read_columns(sae))
+
+    def _read_columns(self, sae: str) -> Columns:
+        return read_columns(self.atlas, self.contexts.tokens_at, sae)
 
     def densities(self, sae: str) -> DensityHistogram:
         """How dense the features of a Sae are, counted on first use: every page shows it."""
@@ -193,17 +116,15 @@ class Catalogue:
 
         Raises Unsupported for an atlas that was made without maps.
         """
-        with self._lock:
-            if sae not in self._places:
-                self._places[sae] = read_place(self.atlas, sae)
-            place = self._places[sae]
-        if place is None:
+        if not self.has_place(sae):
             raise Unsupported(f"Sae {sae}", "has no map in this atlas", "run describe again")
-        return place
+        with self._lock:
+            return self._places.get(sae, lambda: read_place(self.atlas, sae))
 
     def has_place(self, sae: str) -> bool:
         """Whether the atlas has a map of a Sae."""
-        return self.atlas.has_column(sae, "x")
+        with self._lock:
+            return self.atlas.has_column(sae, "x")
 
     def check(self, sae: str, index: int) -> None:
         """Raise NotFound, with what there is, for a Sae or a feature that is not in the atlas."""
@@ -213,7 +134,7 @@ class Catalogue:
         """One feature as a line of a table; the rest of its Sae is not read for it."""
         with self._lock:
             if sae in self._columns:
-                return self._columns[sae].row(index)
+                return self.columns(sae).row(index)
             return read_row(self.atlas, self.contexts.tokens_at, sae, index)
 
     def record(self, sae: str, index: int) -> Feature:
@@ -223,38 +144,20 @@ class Catalogue:
 
     def feature(self, sae: str, index: int) -> FeatureView:
         """One feature, its examples joined to contexts, tokens to their pieces."""
-        feature = self.record(sae, index)
-        columns = self.columns(sae)
-        numbers = sorted({example.context for example in feature.examples})
-        contexts = tuple(self.contexts.get(number) for number in numbers)
-        near, reads, companions = (
-            tuple(map(columns.row, indices))
-            for indices in (feature.neighbours, feature.encoder_neighbours, feature.companions)
-        )
-        ids = set(_tokens_of(feature, contexts, (*near, *reads, *companions)))
-        return FeatureView(
+        feature, columns = self.record(sae, index), self.columns(sae)
+        view = FeatureView(
             sae=self.atlas.sae(sae),
             feature=feature,
-            contexts=contexts,
-            neighbours=near,
-            encoder_neighbours=reads,
-            companions=companions,
-            kinds=self._kinds(feature),
+            contexts=self.contexts.some(sorted({example.context for example in feature.examples})),
+            neighbours=tuple(map(columns.row, feature.neighbours)),
+            encoder_neighbours=tuple(map(columns.row, feature.encoder_neighbours)),
+            companions=tuple(map(columns.row, feature.companions)),
+            kinds=kind_shares(self.atlas, feature),
             previous=step(columns, index, -1),
             next=step(columns, index, 1),
-            pieces=self.pieces(ids),
+            pieces={},
         )
-
-    def _kinds(self, feature: Feature) -> tuple[KindShare, ...]:
-        """The kinds of text, the one on which the feature fires most often first."""
-        read = self.atlas.manifest.facts.get("kinds", ())
-        counts = feature.kind_counts or (0,) * len(read)
-        shares = [
-            KindShare(kind["kind"], n, n / max(1, kind["n_tokens"]))
-            for kind, n in zip(read, counts, strict=True)
-            if feature.kind_counts
-        ]
-        return tuple(sorted(shares, key=lambda share: -share.density))
+        return replace(view, pieces=self.pieces(tokens_in(view)))
 
     def pieces(self, ids: Iterable[int]) -> dict[int, str]:
         """The text of token ids."""
@@ -350,9 +253,10 @@ def fold(text: str) -> str:
 
 def step(columns: Columns, index: int, by: Literal[1, -1]) -> int | None:
     """The nearest alive feature after or before `index`; None at the end."""
-    alive = np.flatnonzero(columns.density > 0)
-    others = alive[alive > index] if by == 1 else alive[alive < index][::-1]
-    return int(others[0]) if others.size else None
+    density = columns.density
+    others = density[index + 1 :] if by == 1 else density[:index][::-1]
+    alive = others > 0
+    return index + by * (1 + int(alive.argmax())) if alive.any() else None
 
 
 def random_alive(columns: Columns, random: np.random.Generator) -> int:
@@ -369,13 +273,3 @@ def density_histogram(columns: Columns) -> DensityHistogram:
     counts, _ = np.histogram(np.clip(alive, low, 0), edges)
     n_dead = len(columns.density) - alive.size
     return DensityHistogram(tuple(edges.tolist()), tuple(counts.tolist()), n_dead)
-
-
-def _tokens_of(
-    feature: Feature, contexts: tuple[Context, ...], neighbours: tuple[FeatureRow, ...]
-) -> Iterator[int]:
-    yield from feature.top_tokens + feature.bottom_tokens
-    for context in contexts:
-        yield from context.tokens
-    for row in neighbours:
-        yield from row.top_tokens + row.peak_tokens

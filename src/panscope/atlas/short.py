@@ -4,14 +4,14 @@ Density, max, mean, ten top and five peak tokens of 65,536 features take 5 MB as
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from panscope.atlas.features import ROWS_PER_GROUP, Atlas
+from panscope.atlas.features import Atlas
 from panscope.atlas.records import FeatureRow
 
 Ints = NDArray[np.int64]
@@ -32,6 +32,11 @@ class Columns:
     mean: NDArray[np.float32]
     top_tokens: Tokens
     peak_tokens: Tokens
+
+    @property
+    def n_bytes(self) -> int:
+        """How much memory the columns take."""
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
 
     def row(self, index: int) -> FeatureRow:
         """One feature as a line of a table."""
@@ -54,9 +59,8 @@ def read_columns(atlas: Atlas, tokens_at: TokensAt, sae: str) -> Columns:
 
 def read_row(atlas: Atlas, tokens_at: TokensAt, sae: str, index: int) -> FeatureRow:
     """Read one feature as a line of a table, without the others of its Sae."""
-    table = atlas.rows_around(sae, index, *SHORT)
-    row = _columns(table, tokens_at).row(index % ROWS_PER_GROUP)
-    return replace(row, index=index)
+    table, row = atlas.group_of(sae, index, *SHORT)
+    return replace(_columns(table, tokens_at).row(row), index=index)
 
 
 def _columns(table: pa.Table, tokens_at: TokensAt) -> Columns:
@@ -75,10 +79,8 @@ def _columns(table: pa.Table, tokens_at: TokensAt) -> Columns:
     )
 
 
-def read_place(atlas: Atlas, sae: str) -> Place | None:
-    """Read where the features stand on the Sae's map, (features, 2); None if there is no map."""
-    if not atlas.has_column(sae, "x"):
-        return None
+def read_place(atlas: Atlas, sae: str) -> Place:
+    """Read where the features stand on the Sae's map, (features, 2)."""
     table = atlas.column(sae, "x", "y")
     return np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
 

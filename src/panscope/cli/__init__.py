@@ -10,7 +10,7 @@ import click
 
 from panscope import __version__
 from panscope.cli.artefacts import notes, search, show, verify
-from panscope.cli.exchange import exchange, pull, push
+from panscope.cli.exchange import export, open_, pull, push
 from panscope.cli.features import contrast, steer
 from panscope.cli.pages import serve
 from panscope.cli.planning import plan
@@ -32,12 +32,13 @@ def main() -> None:
     panscope explain recipe.toml         say what its features mean
     panscope serve runs/demo             open the pages of a run
     panscope steer runs/demo "Once"      write a text with features changed, beside the normal one
+    panscope open hf://google/gemma-scope-2b-pt-res/layer_20/width_16k/canonical
     panscope show runs/demo/suite        print what an artefact is and what it was made from
     """
 
 
 for command in (
-    *(demo, plan, harvest, train, evaluate, describe, explain, exchange, push, pull),
+    *(demo, plan, harvest, train, evaluate, describe, explain, open_, export, push, pull),
     *(serve, search, notes, steer, contrast, show, verify),
 ):
     main.add_command(command)

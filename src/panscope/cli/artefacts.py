@@ -14,7 +14,6 @@ from rich.text import Text
 from panscope import files
 from panscope.cli.tables import bookmarks_table, edits_table, manifest_table, metrics_table
 from panscope.cli.terminal import ERR, FOLDER, OUT
-from panscope.errors import ConfigError
 from panscope.place import Place
 
 
@@ -77,13 +76,7 @@ def notes(run: Path, as_json: bool) -> None:
 def _by_meaning(run: Path, notes: Any, text: str, limit: int, sae: str) -> list[Any]:
     from panscope.stages import explain
 
-    recipe = run / "recipe.json"
-    tree = json.loads(recipe.read_text()).get("explain", {}) if recipe.is_file() else {}
-    endpoint = explain.Config.parse(tree, str(recipe)).meaning
-    if endpoint is None:
-        do = "name an embedding model in [explain.meaning] and run panscope explain"
-        raise ConfigError(str(run), "has no labels by meaning", do)
-    return explain.search(endpoint, notes, text, limit, sae)
+    return explain.search(explain.embedding_of(run), notes, text, limit, sae)
 
 
 @click.command()

@@ -5,54 +5,58 @@ from pathlib import Path
 import click
 
 from panscope import files
-from panscope.cli.terminal import FOLDER, OUT, Verbs
+from panscope.cli.tables import opened_table
+from panscope.cli.terminal import FOLDER, OUT
 from panscope.events import Bars
 
 
-@click.group(cls=Verbs)
-def exchange() -> None:
-    """Read and write the Saes of other libraries.
-
-    \b
-    panscope exchange read ./sae-lens-checkpoint --output runs/theirs/suite
-    panscope exchange write runs/demo/suite --as saelens --output theirs
-    """
-
-
-@exchange.command("read")
-@click.argument("source")
-@click.option("--output", type=FOLDER, required=True, help="The suite to make: RUN/suite.")
-@click.option("--only", multiple=True, help="A glob of files or folders below SOURCE.")
-@click.option("--reads", help="The site, or the kind of it, where the files do not say.")
+@click.command("open")
+@click.argument("name")
+@click.option("--output", type=FOLDER, help="The run folder.  [default: in runs, by the name]")
+@click.option("--only", multiple=True, help="A glob of files or folders below NAME.")
+@click.option("--site", help="What is read, as a site or its kind, where the files do not say.")
 @click.option("--writes", help="The same of what transcoders write.")
+@click.option("--model", help="A folder or Hub id.  [default: as the files say]")
+@click.option("--text", default="pocket", show_default=True, help="To measure and describe on.")
 @click.option("--revision", help="Of a repository: a branch, a tag or a commit.")
-def read_foreign(
-    source: str,
-    output: Path,
+def open_(
+    name: str,
+    output: Path | None,
     only: tuple[str, ...],
-    reads: str | None,
+    site: str | None,
     writes: str | None,
+    model: str | None,
+    text: str,
     revision: str | None,
 ) -> None:
-    """Make a suite of a folder, or hf://owner/name, of another library's files.
+    """Open the Saes of another library or release as a suite in a run folder.
 
-    The format is found by what is in the files. The suite is evaluated, described, served and
-    trained further as our own.
+    NAME is hf://owner/name with a folder or a glob behind it, or a path here; `canonical` is Gemma
+    Scope's pick. The format is found by what is in the files, and no more of them is fetched than
+    is named. With the suite comes a recipe for evaluate, describe and train.
 
     \b
-    panscope exchange read hf://google/gemma-scope-2b-pt-res \\
-        --only 'layer_20/width_16k/canonical' --output runs/gs/suite
-    panscope exchange read ./sparsify-run --reads mlp_in --writes mlp_out --output runs/t/suite
+    panscope open hf://google/gemma-scope-2b-pt-res/layer_20/width_16k/canonical \\
+        --text corpus.jsonl.gz --output runs/gs
+    panscope open hf://google/gemma-scope-2-1b-pt/transcoder_all/layer_17_width_16k_l0_small_affine
+    panscope open ./sparsify-run --site mlp_in --writes mlp_out --model EleutherAI/pythia-160m
     """
     from panscope.stages import exchange as stage
 
+    wanted = stage.named(name, only)
+    run, ends = output or wanted.run, stage.Ends(site, writes)
     with Bars(OUT) as bars:
-        suite = stage.read(source, output, only, stage.Ends(reads, writes), bars, revision)
-    for sae, fact in suite.facts.items():
-        OUT.print(f"{sae}  width {fact['width']}  {fact['format']}", soft_wrap=True)
+        suite = stage.read(wanted.source, run / "suite", wanted.only, ends, bars, revision)
+    OUT.print(opened_table(suite.facts.values()))
+    recipe = stage.write_recipe(run, suite, model, text)
+    if recipe is None:
+        OUT.print("No one model is named by the files: run this again with --model.")
+        return
+    for command in (f"evaluate {recipe} --output", f"describe {recipe} --output", "serve"):
+        OUT.print(f"panscope {command} {run}", markup=False, soft_wrap=True)
 
 
-@exchange.command("write")
+@click.command()
 @click.argument("artefact", type=FOLDER)
 @click.option(
     "--as", "form", required=True, help="saelens ... for a suite, neuronpedia ... for an atlas."
@@ -60,14 +64,15 @@ def read_foreign(
 @click.option("--output", type=FOLDER, required=True, help="A folder that is not there yet.")
 @click.option("--only", multiple=True, help="A glob of Saes.")
 @click.option("--model", help="What the files call the model.  [default: as the run's recipe]")
-def write_foreign(
+def export(
     artefact: Path, form: str, output: Path, only: tuple[str, ...], model: str | None
 ) -> None:
     """Write the Saes of a suite, or the features of an atlas, as files of another library.
 
     \b
-    panscope exchange write runs/demo/atlas --as neuronpedia --output theirs
-    panscope exchange write runs/demo/suite --as gemma_scope --only 'resid_post.*' --output theirs
+    panscope export runs/demo/suite --as saelens --output theirs
+    panscope export runs/demo/atlas --as neuronpedia --output theirs
+    panscope export runs/demo/suite --as gemma_scope --only 'resid_post.*' --output theirs
     """
     from panscope.stages import exchange as stage
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from panscope import edits
 from panscope.cli.terminal import FOLDER, OUT
-from panscope.events import Bars
+from panscope.events import Bars, fan_out, to_jsonl
 
 T = TypeVar("T")
 
@@ -95,7 +95,9 @@ def contrast(
     out = output or run / "contrast" / f"{file_a.stem}-{file_b.stem}"
     at_work = splice.opened(run)
     with Bars(OUT) as bars:
-        contrast.run(config, at_work.model, at_work.suite, a, b, out, bars)
+        is_inside = out.resolve().is_relative_to(run.resolve())
+        emit = fan_out(bars, to_jsonl(run / "events.jsonl")) if is_inside else bars
+        contrast.run(config, at_work.model, at_work.suite, a, b, out, emit)
     OUT.print(Markdown((out / "report.md").read_text(encoding="utf-8")))
 
 

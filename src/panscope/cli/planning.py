@@ -48,7 +48,7 @@ def plan(
     panscope plan gemma-2-9b --no-calibration --price 2.50
     panscope plan gemma_scope_1 model.name=google/gemma-2-2b train.memory_gb=60 --json
     """
-    from panscope.model.load import read_shape
+    from panscope.model.load import read_outline
     from panscope.plan import calibrate, plan, report
     from panscope.plan.cost import Prices
     from panscope.plan.machines import ACCELERATORS
@@ -56,9 +56,9 @@ def plan(
     from panscope.recipe import read_recipe
 
     read = read_recipe(recipe, overrides)
-    shape, prices = read_shape(read.model), Prices(price, disk_price)
+    prices = Prices(price, disk_price)
     with Bars(ERR) as bars:
-        wanted = Wanted(read, shape)
+        wanted = Wanted(read, read.model.shape or read_outline(read.model))
         here = [] if no_calibration else [calibrate.here(wanted, output, bars)]
     planned = plan(wanted, (*here, *ACCELERATORS), prices)
     if as_json:

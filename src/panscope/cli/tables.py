@@ -71,6 +71,26 @@ def metrics_table(facts: Any) -> Table:
     return table
 
 
+def opened_table(facts: Any) -> Table:
+    """Lay out what foreign files hold and say: a row a Sae; above, what is the same for all."""
+    kinds, models = (
+        ", ".join(sorted({str(fact.get(key, "a model not named")) for fact in facts}))
+        for key in ("format", "model")
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False, title=f"{kinds}: Saes of {models}")
+    table.title_justify, table.title_style = "left", "bold"
+    table.add_column("Sae", overflow="fold")
+    for name in ("reads", "architecture"):
+        table.add_column(name)
+    for name in ("width", "L0"):
+        table.add_column(name, justify="right")
+    for fact in facts:
+        l0, reads = fact.get("l0") or fact.get("target_l0"), ", ".join(fact["reads"])
+        said = (str(fact["width"]), f"{l0:g}" if l0 else "-")
+        table.add_row(fact["sae"], reads, fact["architecture"], *said)
+    return table
+
+
 def _errors_table(facts: Any) -> Table:
     """Lay out what a store's type has cost: a row a site, in the order of a forward pass."""
     table = Table(box=None, header_style="bold", pad_edge=False)

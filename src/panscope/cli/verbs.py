@@ -102,8 +102,14 @@ describe = _verb("describe", "Find what every feature responds to, in one pass o
 @click.option("--output", type=FOLDER, required=True, help="The run folder, with an atlas.")
 @click.option("--sae", "saes", multiple=True, help="Ids, with * for any part.  [default: all]")
 @click.option("--features", default="", help="Such as 3,7,100-199.  [default: all alive]")
+@click.option("--rescore", is_flag=True, help="Score the labels that people wrote instead.")
 def explain(
-    recipe: str, overrides: tuple[str, ...], output: Path, saes: tuple[str, ...], features: str
+    recipe: str,
+    overrides: tuple[str, ...],
+    output: Path,
+    saes: tuple[str, ...],
+    features: str,
+    rescore: bool,
 ) -> None:
     """Say what features mean, and how well that tells where they fire.
 
@@ -113,13 +119,17 @@ def explain(
     \b
     panscope explain demo --output runs/demo
     panscope explain demo --output runs/demo --sae 'resid_post.2/*' --features 3,7,100-199
+    panscope explain demo --output runs/demo --rescore
     panscope explain demo --output runs/demo explain.by=endpoint explain.at_most=20 \\
         explain.endpoint.base_url=http://localhost:8000/v1 explain.endpoint.model=qwen3-32b
     """
     chosen = {"explain.saes": list(saes), "explain.features": _indices(features)}
     named = tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items() if value)
     with crew_of(recipe, (*overrides, *named), output) as crew:
-        crew.run("explain")
+        if not rescore:
+            crew.run("explain")
+        elif crew.leads:
+            crew.launch.rescore()
     if crew.leads:
         print_labels(output)
 

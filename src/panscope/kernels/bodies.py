@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from panscope.kernels import cpu, cpu_firings, dense, firings
+from panscope.kernels import cpu, cpu_firings, dense, firings, library
 from panscope.kernels.firings import Counting
 from panscope.kernels.pairs import Body
 
@@ -26,9 +26,9 @@ def body_for(x: Tensor, density: float = 0.0) -> Body:
         from panscope.kernels import gpu  # where it is needed: Triton takes a second to import
 
         return gpu
-    return cpu if device == "cpu" and cpu.available() else dense
+    return cpu if device == "cpu" and library.available() else dense
 
 
 def counting() -> Counting:
     """Choose the body that counts firings, which is on the CPU."""
-    return cpu_firings if cpu.available() else firings
+    return cpu_firings if library.available() else firings

@@ -1,25 +1,13 @@
-"""The C++ body (`native/`), for float32 on the CPU, called through ctypes.
+"""The C++ body (`native/`), for float32 on the CPU, called through ctypes."""
 
-The package's build compiles the same sources once per instruction set; the best library that this
-processor can run is loaded on first use. `PANSCOPE_CPU=portable|avx2|avx512` forbids the better
-ones. Where no library was built, or none can be loaded, `why_not` says so in a sentence.
-
-The libraries bring no OpenMP runtime: they use the one torch has loaded, so `torch.set_num_threads`
-rules both. A second runtime would be a second pool of threads, each spinning while the other works.
-"""
-
-import ctypes
-import functools
-import importlib.util
-import os
-from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_int64, c_void_p
+from ctypes import Structure, byref, c_double, c_int64, c_void_p
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from panscope.axes import Activations
-from panscope.errors import ConfigError, Unsupported, nearest
+from panscope.kernels.library import library
 from panscope.kernels.pairs import (
     Decoder,
     Encoder,
@@ -31,11 +19,10 @@ from panscope.kernels.pairs import (
     Rows,
 )
 
-INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # best first
 SCREENS = {"automatic": 0, "vnni": 1, "pairs": 2, "bf16": 3, "fp32": 4}
 
 
-class Counts(ctypes.Structure):
+class Counts(Structure):
     """How many pairs passed their floor, and how many the screen had to pass on."""
 
     pairs: int
@@ -43,7 +30,7 @@ class Counts(ctypes.Structure):
     _fields_ = (("pairs", c_int64), ("candidates", c_int64))
 
 
-class _Hits(ctypes.Structure):
+class _Hits(Structure):
     _fields_ = (
         ("token", c_void_p),
         ("latent", c_void_p),
@@ -54,7 +41,7 @@ class _Hits(ctypes.Structure):
     )
 
 
-class _Sources(ctypes.Structure):
+class _Sources(Structure):
     _fields_ = (
         ("x", c_void_p),
         ("error", c_void_p),
@@ -66,7 +53,7 @@ class _Sources(ctypes.Structure):
     )
 
 
-class _Rows(ctypes.Structure):
+class _Rows(Structure):
     _fields_ = (
         ("w_enc", c_void_p),
         ("w_dec", c_void_p),
@@ -79,88 +66,10 @@ class _Rows(ctypes.Structure):
     )
 
 
-_P, _N = c_void_p, c_int64
-_SIGNATURES: dict[str, tuple[list[type], type | None]] = {
-    "encode": ([_P, _N, _N, _P, _N, _P, _P, c_int32, POINTER(Counts)], _P),
-    "take": ([_P, _P, _P, _P, _P], None),
-    "drop": ([_P], None),
-    "residual": ([_P, _P, _P, _N, _P, _N, _P, _P, _N, _P, _P, _P], None),
-    "decode": ([_P, _P, _P, _N, _P, _N, _P, _N, _P], None),
-    "pull": ([_P, _P, _P, _N, _P, _N, _P, _N, _P, _P], None),
-    "gradients": ([POINTER(_Hits), POINTER(_Sources), _P, _P], None),
-    "update": ([POINTER(_Hits), POINTER(_Sources), POINTER(_Rows), _N, c_double], None),
-    "by_latent": ([_P, _N, _N, _P, _P, _P], None),
-    "bins": ([_P, _N, _P, _N, _P], None),
-    "count": ([_P, _P, _N, _P], None),
-    "sums": ([_P, _P, _P], None),
-    "best": ([_P, _P, _P, _N, _P, _P, _P], None),
-    "lots": ([_P, _P, _N, _P], None),
-    "companions": ([_P, _P, _N, _P, _N, _N, _N, _P, _P], None),
-    "products": ([_P, _N, _P, _N, _P], None),
-    "supports": ([c_char_p], c_int32),
-    "screens": ([], c_int32),
-}
-
-
-def available() -> bool:
-    """Say whether a native library can be used."""
-    return why_not() is None
-
-
-@functools.cache
-def why_not() -> str | None:
-    """Return why no native library can be used, as a sentence, or None if one can."""
-    try:
-        library()
-    except Unsupported as error:
-        return str(error)
-    return None
-
-
-def instruction_set() -> str:
-    """Name the instruction set in use: "avx512", "avx2" or "portable"."""
-    return _chosen()[0]
-
-
 def screens() -> list[str]:
     """Name the screens that `encode` can choose from."""
     have = library().panscope_screens()
     return [name for name, number in SCREENS.items() if have >> number & 1]
-
-
-def library() -> ctypes.CDLL:
-    """Return the library in use."""
-    return _chosen()[1]
-
-
-@functools.cache
-def _chosen() -> tuple[str, ctypes.CDLL]:
-    wanted = os.environ.get("PANSCOPE_CPU", INSTRUCTION_SETS[0])
-    if wanted not in INSTRUCTION_SETS:
-        do = nearest(wanted, INSTRUCTION_SETS)
-        raise ConfigError("environment variable PANSCOPE_CPU", repr(wanted), do)
-    allowed = INSTRUCTION_SETS[INSTRUCTION_SETS.index(wanted) :]
-    portable = _load("portable")
-    best = next(isa for isa in allowed if portable.panscope_supports(isa.encode()))
-    return best, portable if best == "portable" else _load(best)
-
-
-def _load(isa: str) -> ctypes.CDLL:
-    # The import system knows where a library lies, also in editable installs.
-    spec = importlib.util.find_spec(f"panscope.kernels._native_{isa}")
-    if spec is None or spec.origin is None:
-        found = f"there is no native library for {isa}"
-        do = "install panscope where a C++ compiler is, or train with PyTorch alone"
-        raise Unsupported("panscope.kernels.cpu", found, do)
-    try:
-        library = ctypes.CDLL(spec.origin)
-    except OSError as error:
-        do = "reinstall panscope beside this torch, or train with PyTorch alone"
-        raise Unsupported(spec.origin, f"cannot be loaded ({error})", do) from error
-    for name, (arguments, result) in _SIGNATURES.items():
-        function = getattr(library, f"panscope_{name}")
-        function.argtypes, function.restype = arguments, result
-    return library
 
 
 def encode(

@@ -7,16 +7,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from panscope.kernels.cpu import library
 from panscope.kernels.firings import (
     Classes,
+    ClassPerToken,
     Codes,
     Counts,
     Firings,
+    Index,
     PerFiring,
     PerToken,
     Together,
+    Tokens,
 )
+from panscope.kernels.library import library
 from panscope.stats import TopK
 
 
@@ -32,14 +35,22 @@ class _Best(Structure):
     _fields_ = (("score", c_void_p), ("origin", c_void_p), ("group", c_void_p), ("k", c_int64))
 
 
-def by_latent(codes: Codes, first: int, end: int) -> Firings:
-    """Count each latent's firings, then put them in their places; threads share the latents."""
-    starts, at = torch.empty(end - first + 1, dtype=torch.int64), _codes(codes)
-    sort = library().panscope_by_latent
-    sort(byref(at), first, end, starts.data_ptr(), None, None)
-    tokens, values = torch.empty(int(starts[-1]), dtype=torch.int32), torch.empty(int(starts[-1]))
-    sort(byref(at), first, end, *(t.data_ptr() for t in (starts, tokens, values)))
+def by_latent(codes: Codes) -> Firings:
+    """Count each latent's firings, then put them in their places; threads share the tokens."""
+    n = len(codes.latents)
+    starts = torch.empty(codes.width + 1, dtype=torch.int64)
+    tokens, values = torch.empty(n, dtype=torch.int32), torch.empty(n)
+    into = (t.data_ptr() for t in (starts, tokens, values))
+    library().panscope_by_latent(byref(_codes(codes)), codes.width, *into)
     return Firings(starts, tokens, values)
+
+
+def find(firings: Firings, latents: Index, tokens: Tokens) -> Index:
+    """Halve the firings of each latent."""
+    found = torch.empty_like(latents)
+    at = latents.data_ptr(), tokens.data_ptr(), len(latents), found.data_ptr()
+    library().panscope_find(byref(_firings(firings)), *at)
+    return found
 
 
 def bins_of(values: PerFiring, inner_edges: Float[Tensor, " edges"]) -> Classes:
@@ -54,6 +65,14 @@ def count_(counts: Int[Tensor, "latents classes"], firings: Firings, classes: Cl
     """Count, latent by latent."""
     at = classes.data_ptr(), counts.shape[1], counts.data_ptr()
     library().panscope_count(byref(_firings(firings)), *at)
+
+
+def count_tokens_(
+    counts: Int[Tensor, "latents classes"], firings: Firings, classes: ClassPerToken
+) -> None:
+    """Count, latent by latent."""
+    at = classes.data_ptr(), counts.shape[1], counts.data_ptr()
+    library().panscope_count_tokens(byref(_firings(firings)), *at)
 
 
 def sum_(
@@ -88,16 +107,11 @@ def lots_of(firings: Firings, origins: PerToken, salt: int) -> PerFiring:
 
 
 def accompany_(
-    found: Together,
-    firings: Sequence[Firings],
-    codes: Sequence[Codes],
-    n_firings: Counts,
-    first: int,
+    found: Together, codes: Sequence[Codes], n_firings: Counts, first: int, end: int
 ) -> None:
-    """Count what fires at a latent's tokens, in one row a thread, and offer it to both."""
-    pieces = (_Firings * len(firings))(*map(_firings, firings))
+    """Count what fires together with a block of latents, a block a thread, and offer it."""
     texts = (_Codes * len(codes))(*map(_codes, codes))
-    given = pieces, texts, len(firings), n_firings.data_ptr(), len(n_firings), first
+    given = texts, len(codes), n_firings.data_ptr(), len(n_firings), first, end
     into = found.ids.shape[1], found.ids.data_ptr(), found.jaccards.data_ptr()
     library().panscope_companions(*given, *into)
 

@@ -17,7 +17,10 @@ from panscope.stats import TopK
 Classes = UInt8[Tensor, " firings"]
 PerFiring = Float[Tensor, " firings"]
 PerToken = Int[Tensor, " tokens"]
+ClassPerToken = UInt8[Tensor, " tokens"]
 Counts = Int[Tensor, " latents"]
+Index = Int[Tensor, " asked"]
+Tokens = Int[Tensor, " asked"]
 
 
 class Together(NamedTuple):
@@ -82,13 +85,19 @@ class Firings:
         return torch.arange(self.n_latents).repeat_interleave(self.starts.diff())
 
 
-def by_latent(codes: Codes, first: int, end: int) -> Firings:
-    """Sort the firings of latents `first` to `end`, which are numbered from `first`."""
-    mine = (codes.latents >= first) & (codes.latents < end)
-    latents, order = (codes.latents[mine] - first).sort(stable=True)
-    starts = torch.zeros(end - first + 1, dtype=torch.int64)
-    starts[1:] = torch.bincount(latents, minlength=end - first).cumsum(0)
-    return Firings(starts, codes.tokens[mine][order].int(), codes.values[mine][order])
+def by_latent(codes: Codes) -> Firings:
+    """Sort what fired."""
+    latents, order = codes.latents.sort(stable=True)
+    starts = torch.zeros(codes.width + 1, dtype=torch.int64)
+    starts[1:] = torch.bincount(latents, minlength=codes.width).cumsum(0)
+    return Firings(starts, codes.tokens[order].int(), codes.values[order])
+
+
+def find(firings: Firings, latents: Index, tokens: Tokens) -> Index:
+    """Return where each latent's firings begin that are at its token (int32) or after."""
+    n_tokens = 1 + max(int(t.max()) if len(t) else 0 for t in (firings.tokens, tokens))
+    places = firings.latents * n_tokens + firings.tokens
+    return torch.searchsorted(places, latents * n_tokens + tokens)
 
 
 def bins_of(values: PerFiring, inner_edges: Float[Tensor, " edges"]) -> Classes:
@@ -100,6 +109,13 @@ def count_(counts: Int[Tensor, "latents classes"], firings: Firings, classes: Cl
     """Count each latent's firings of each class."""
     at = firings.latents * counts.shape[1] + classes
     counts.view(-1).index_add_(0, at, torch.ones_like(at))
+
+
+def count_tokens_(
+    counts: Int[Tensor, "latents classes"], firings: Firings, classes: ClassPerToken
+) -> None:
+    """Count each latent's firings at tokens of each class."""
+    count_(counts, firings, classes[firings.tokens.long()])
 
 
 def sum_(
@@ -141,30 +157,25 @@ def lots_of(firings: Firings, origins: PerToken, salt: int) -> PerFiring:
 
 
 def accompany_(
-    found: Together,
-    firings: Sequence[Firings],
-    codes: Sequence[Codes],
-    n_firings: Counts,
-    first: int,
+    found: Together, codes: Sequence[Codes], n_firings: Counts, first: int, end: int
 ) -> None:
     """Offer pairs of latents that fire together to the companions of both.
 
-    All pairs whose lower latent is of a range from `first` on: piece by piece, `firings` are those
-    of the range and `codes` all of the same tokens. `n_firings` counts those of every latent.
+    All pairs whose lower latent is of `first` to `end`; `codes` are those of all text, piece by
+    piece, and `n_firings` counts them.
     """
-    n, width = firings[0].n_latents, len(n_firings)
-    both = torch.zeros(n, width, dtype=torch.float64)
-    for mine, all_codes in zip(firings, codes, strict=True):
-        fired = torch.zeros(all_codes.n_tokens, width, dtype=torch.float64)
-        fired[all_codes.tokens, all_codes.latents.long()] = 1
-        here = torch.zeros(n, all_codes.n_tokens, dtype=torch.float64)
-        here[mine.latents, mine.tokens.long()] = 1
-        both += here @ fired
-    either = n_firings[first : first + n, None] + n_firings - both
+    width = len(n_firings)
+    both = torch.zeros(end - first, width, dtype=torch.float64)
+    for piece in codes:
+        fired = torch.zeros(piece.n_tokens, width, dtype=torch.float64)
+        fired[piece.tokens, piece.latents.long()] = 1
+        both += fired[:, first:end].T @ fired
+    either = n_firings[first:end, None] + n_firings - both
     jaccards = (both / either.clamp_min(1)).triu(first + 1)
-    others = torch.arange(width).expand(n, width)
-    _offer_rows_(found, slice(first, first + n), others, jaccards)
-    _offer_rows_(found, slice(None), torch.arange(first, first + n).expand(width, n), jaccards.T)
+    others = torch.arange(width).expand(end - first, width)
+    _offer_rows_(found, slice(first, end), others, jaccards)
+    lower = torch.arange(first, end).expand(width, end - first)
+    _offer_rows_(found, slice(None), lower, jaccards.T)
 
 
 def _offer_rows_(found: Together, rows: slice, ids: Tensor, jaccards: Tensor) -> None:
@@ -198,8 +209,11 @@ def multiply_(
 class Counting(Protocol):
     """The functions above: the definitions' module or the C++ one's."""
 
-    def by_latent(self, codes: Codes, first: int, end: int) -> Firings:
-        """Sort the firings of some latents."""
+    def by_latent(self, codes: Codes) -> Firings:
+        """Sort what fired."""
+
+    def find(self, firings: Firings, latents: Index, tokens: Tokens) -> Index:
+        """Return where each latent's firings begin that are at its token or after."""
 
     def bins_of(self, values: PerFiring, inner_edges: Float[Tensor, " edges"]) -> Classes:
         """Return the bin of each value."""
@@ -208,6 +222,11 @@ class Counting(Protocol):
         self, counts: Int[Tensor, "latents classes"], firings: Firings, classes: Classes
     ) -> None:
         """Count each latent's firings of each class."""
+
+    def count_tokens_(
+        self, counts: Int[Tensor, "latents classes"], firings: Firings, classes: ClassPerToken
+    ) -> None:
+        """Count each latent's firings at tokens of each class."""
 
     def sum_(
         self, total: Float[Tensor, " latents"], square: Float[Tensor, " latents"], firings: Firings
@@ -229,12 +248,7 @@ class Counting(Protocol):
         """Draw a number for each firing."""
 
     def accompany_(
-        self,
-        found: Together,
-        firings: Sequence[Firings],
-        codes: Sequence[Codes],
-        n_firings: Counts,
-        first: int,
+        self, found: Together, codes: Sequence[Codes], n_firings: Counts, first: int, end: int
     ) -> None:
         """Offer latents that fire together to each other's companions."""
 

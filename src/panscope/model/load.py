@@ -6,33 +6,29 @@ weights that it does not find random values and a warning; here that is an error
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
-from huggingface_hub.errors import HFValidationError
 from jaxtyping import Float
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import LayerNorm, Module
 
 from panscope import config
-from panscope.errors import ConfigError, Corrupt, NotFound, Unsupported
-from panscope.model import aliases, ends
+from panscope.errors import ConfigError, Corrupt, Unsupported
+from panscope.model import aliases
 from panscope.model.families import Family, family_of, matrix
+from panscope.model.folder import POCKET, WEIGHTS, folder_or_id, pocket_file
+from panscope.model.outline import Outline, size_at
 from panscope.model.pieces import piece
+from panscope.model.quiet import explained, quiet
 from panscope.model.shape import Shape, no_vector, refuse_another, shape_of
 from panscope.sites import VECTOR_KINDS, Site
 
-POCKET = "pocket"
-NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TRANSFORMERS_MAY_BE_WHY = f"transformers {transformers.__version__} may be why"
 NOT_IN_DIGEST = ("transformers_version", "dtype", "_name_or_path", "architectures")
 
@@ -101,7 +97,9 @@ class Model:
         if site.kind == "attn_z":
             return len(matrix(self.module_at(site)))
         if site.is_path:
-            return self._measured(site)
+            place = self.family.place(site)
+            assert place.end != "inside"
+            return size_at(self.lm, self.module_at(site), place.end, site)
         if site.kind not in VECTOR_KINDS:
             do = "read it with tap.run, or name an end of a projection, such as q_proj.output"
             raise no_vector(site, do)
@@ -147,23 +145,6 @@ class Model:
         gained = self.family.gain(norm)[:, None] * read
         return gained - gained.mean(0) if isinstance(norm, LayerNorm) else gained
 
-    @torch.no_grad()
-    def _measured(self, site: Site) -> int:
-        """Read the size off a pass over two rows of three tokens."""
-        shapes: list[tuple[int, ...]] = []
-        place = self.family.place(site)
-        assert place.end != "inside"
-
-        def measure(value: Any) -> Any:
-            shapes.append(tuple(getattr(value, "shape", ())))
-            return value
-
-        with ends.register(self.module_at(site), place.end, measure):
-            self.lm(torch.full((2, 3), self.bos_id, device=self.device), use_cache=False)
-        if not shapes or len(shapes[0]) != 3 or shapes[0][:2] != (2, 3):
-            raise no_vector(site, "name the end of another module")
-        return shapes[0][2]
-
     def module_at(self, site: Site) -> Module:
         """Return the module at one of whose ends, or in whose function, a site is."""
         path = self.family.place(site).path
@@ -181,8 +162,8 @@ def load(config: Config) -> Model:
     Raises NotFound for what is not there, Corrupt for damaged files, Unsupported for another
     architecture or device, ConfigError for a tokenizer that is not the model's.
     """
-    device, path = device_of(config), _folder_or_id(config.name)
-    with _quiet(), _explained(config.name):
+    device, path = device_of(config), folder_or_id(config.name)
+    with quiet(), explained(config.name):
         family = family_of(_described(path), config.name)
         lm = _weights(path, family, config)
         tokenizer = _tokenizer(path, config.name)
@@ -202,39 +183,22 @@ def read_shape(config: Config) -> Shape:
 
     Raises NotFound if neither is there.
     """
-    if config.shape is not None:
-        return config.shape
+    return config.shape or read_outline(config).shape
+
+
+def read_outline(config: Config) -> Outline:
+    """Return a model without its weights, from its configuration; NotFound if there is none."""
     path = str(pocket_file("")) if config.name == POCKET else config.name
-    with _quiet(), _explained(config.name), torch.device("meta"):
+    with quiet(), explained(config.name), torch.device("meta"):
         family = family_of(_described(path), config.name)
         described = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
-        return shape_of(transformers.AutoModelForCausalLM.from_config(described), family)
+        lm = transformers.AutoModelForCausalLM.from_config(described).eval()
+    return Outline(lm, family, shape_of(lm, family))
 
 
 def is_here(config: Config) -> bool:
     """Say whether a model's weights are on this machine, in a folder or in the package."""
     return config.name == POCKET or any(Path(config.name, file).is_file() for file in WEIGHTS)
-
-
-def pocket_file(name: str) -> Path:
-    """Return the path of a file of the packaged model, there or not."""
-    return Path(__file__).parent / "pocket" / name
-
-
-def _folder_or_id(name: str) -> str:
-    """Check that a local folder is complete; pass on what looks like a Hub id."""
-    folder = pocket_file("") if name == POCKET else Path(name)
-    if not (name and folder.is_dir()):
-        if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-            raise NotFound(f"model {name}", "no such folder", "give a model's folder or a Hub id")
-        return name
-    missing = [file for file in NEEDED if not (folder / file).is_file()]
-    if not any((folder / file).is_file() for file in WEIGHTS):
-        missing.append(WEIGHTS[0])
-    if missing:
-        again = "reinstall panscope" if name == POCKET else "save the model there again"
-        raise NotFound(f"model {name}", f"its folder has no {' and no '.join(missing)}", again)
-    return str(folder)
 
 
 def device_of(config: Config) -> torch.device:
@@ -320,41 +284,3 @@ def _digest(lm: Any, tokenizer: Tokenizer, bos_id: int, family: Family, config: 
         hashed.update(f"{name} {tuple(weight.shape)}".encode())
         hashed.update(weight.detach().contiguous().view(torch.uint8).numpy())
     return hashed.hexdigest()
-
-
-def first_line(error: Exception) -> str:
-    """Return what another library has to say, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and notes off the terminal while loading."""
-    level = transformers.logging.get_verbosity()
-    has_bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if has_bars:
-            transformers.logging.enable_progress_bar()
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn the ways in which loading fails into sentences."""
-    where = f"model {name}"
-    try:
-        yield
-    except SafetensorError as error:
-        raise Corrupt(where, f"its weights are damaged ({error})", "fetch them again") from error
-    except (OSError, HFValidationError) as error:
-        found = first_line(error)
-        do = "give a folder with config.json, or a Hub id while the network is there"
-        raise NotFound(where, f"cannot be loaded ({found})", do) from error
-    except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
-        # transformers meets a file that is JSON but not what it expects with any of these
-        found = f"cannot be loaded ({first_line(error)})"
-        raise Unsupported(where, found, "check that the folder holds one whole model") from error

@@ -1,5 +1,6 @@
 """The shape of a model: the sizes that decide what it costs, known without its weights."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -7,7 +8,7 @@ from pydantic import Field
 from panscope import config
 from panscope.errors import ConfigError, Unsupported
 from panscope.model.families import Family, matrix
-from panscope.sites import VECTOR_KINDS, Site
+from panscope.sites import VECTOR_KINDS, Site, match_sites
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -24,6 +25,10 @@ class Shape(config.Config):
     """Of the whole model; what is shared (tied embeddings) counts once."""
     n_layer_parameters: Count
     """Of one layer."""
+
+    def sites(self, patterns: Iterable[str]) -> tuple[Site, ...]:
+        """Expand names and globs, in forward order; other libraries' names need the model."""
+        return match_sites(patterns, self.n_layers)
 
     def d_at(self, site: Site) -> int:
         """Return the size of the vector at a site.

@@ -105,7 +105,7 @@ def stream_bytes(wanted: Wanted, sites: Iterable[Site], n_buckets: int = 1) -> i
     Writing a store takes two buckets: one goes to disk while the other is filled.
     """
     settings, model = wanted.recipe.harvest, wanted.recipe.model
-    d = sum(wanted.shape.d_at(site) for site in sites)
+    d = sum(wanted.model.d_at(site) for site in sites)
     n_passed = settings.batch_rows * wanted.recipe.text.context
     n_held = n_buckets * max(settings.bucket_tokens, n_passed)
     held = d * (n_held * held_as(settings.dtype).itemsize + n_passed * TYPES[model.dtype])

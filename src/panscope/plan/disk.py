@@ -6,12 +6,21 @@ from dataclasses import dataclass
 
 from panscope.errors import ConfigError
 from panscope.plan.work import Wanted
-from panscope.sites import Site, match_sites
+from panscope.sites import Site
+from panscope.stages.train.objective import TargetL0
 
 TYPES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 """Bytes a number; int8 needs its scales besides."""
 COLUMN_BYTES = 12
 """A token's id, document and position, once for all sites."""
+FIRING_BYTES = 8
+"""A latent and its value, in the log of the firings that `describe` makes features from."""
+COUNT_BYTES = 4
+"""How many of a Sae's latents fire at a token."""
+ROW_BYTES = 9
+"""A token's id, document and mask there."""
+PRICED_L0 = 100
+"""Firings a token of a Sae whose L0 follows from a price: about that of Gemma Scope's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +42,12 @@ def held(wanted: Wanted) -> tuple[Held, ...]:
     A store that training reads holds what `[harvest]` says; otherwise it is, at each site, what the
     longest of its Saes is trained on. Raises ConfigError for a trained site that it would lack.
     """
-    recipe, shape = wanted.recipe, wanted.shape
+    recipe, model = wanted.recipe, wanted.model
     if recipe.source == "store":
-        sites = match_sites(recipe.harvest.sites, shape.n_layers)
+        sites = model.sites(recipe.harvest.sites)
         if lacking := next((site for site in wanted.d_at if site not in sites), None):
             raise ConfigError("harvest.sites", f"lacks {lacking}, which is trained", "add it")
-        return tuple(Held(str(s), shape.d_at(s), recipe.harvest.tokens) for s in sites)
+        return tuple(Held(str(s), model.d_at(s), recipe.harvest.tokens) for s in sites)
     longest = dict.fromkeys(wanted.d_at, 0)
     for spec in wanted.specs:
         for site in (*spec.reads, *spec.writes):
@@ -58,3 +67,14 @@ def harvest(wanted: Wanted, store: Sequence[Held]) -> float:
         (end - begin) * wanted.forward(Site.parse(s.site) for s in store if s.tokens >= end)
         for begin, end in itertools.pairwise(lengths)
     )
+
+
+def log(wanted: Wanted) -> float:
+    """Return the bytes of the log that `describe` writes, and removes when it is done.
+
+    Of each token its firings, how many they are of each Sae, its id, document and mask.
+    """
+    specs = wanted.specs
+    l0s = [s.penalty.target_l0 if isinstance(s.penalty, TargetL0) else PRICED_L0 for s in specs]
+    a_token = FIRING_BYTES * sum(l0s) + COUNT_BYTES * len(specs) + ROW_BYTES
+    return wanted.recipe.describe.tokens * a_token

@@ -92,12 +92,15 @@ def _kind(site: Held) -> tuple[str, int, int]:
 
 
 def _stages(plan: Plan) -> Table:
-    """Lay out operations by stage, and the memory that does not depend on the machine."""
-    table = _table("stage", "operations", "memory")
+    """Lay out operations, the memory that does not depend on the machine, and what is written."""
+    table = _table("stage", "operations", "memory", "disk")
     suite = _size(plan.suite_bytes)
     memory = {"harvest": _size(plan.harvest_bytes), "evaluate": suite, "describe": suite}
+    disk = {"train": suite, "describe": f"{_size(plan.log_bytes)} meanwhile"}
+    if plan.is_stored:
+        disk["harvest"] = _size(plan.activation_bytes(plan.dtype))
     for stage, flops in plan.flops.items():
-        table.add_row(stage, f"{flops:.2e}", memory.get(stage, ""))
+        table.add_row(stage, f"{flops:.2e}", memory.get(stage, ""), disk.get(stage, ""))
     return table
 
 
@@ -139,7 +142,10 @@ def _table(first: str, *names: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(first)
     for name in names:
-        table.add_column(name, justify="left" if name == "sites" else "right")
+        if name == "sites":  # a path of a module may be longer than the column
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right")
     return table
 
 

@@ -15,6 +15,7 @@ from panscope.plan.machines import Machine
 from panscope.plan.work import Wanted
 from panscope.sites import Site
 from panscope.stages.train.memory import FLOAT_BYTES
+from panscope.stages.train.objective import Saes
 from panscope.stages.train.sweep import Spec, sites_of
 
 
@@ -48,6 +49,8 @@ class Plan:
     """Of the activations, as the recipe has it."""
     harvest_bytes: int
     """Peak memory of writing all sites into a store at once."""
+    log_bytes: float
+    """What `describe` needs on the disk until its features are made."""
     flops: Mapping[str, float]
     """By stage. `harvest` is one pass that fills the store; what streaming takes, a machine's."""
     costs: tuple[Cost, ...]
@@ -96,6 +99,7 @@ def plan(wanted: Wanted, machines: Sequence[Machine], prices: Prices) -> Plan:
         columns_bytes=disk.columns(store),
         dtype=recipe.harvest.dtype,
         harvest_bytes=stream_bytes(wanted, map(Site.parse, (held.site for held in store)), 2),
+        log_bytes=disk.log(wanted),
         flops=flops,
         costs=tuple(cost(wanted, store, machine, prices) for machine in machines),
     )
@@ -103,15 +107,15 @@ def plan(wanted: Wanted, machines: Sequence[Machine], prices: Prices) -> Plan:
 
 def _parts(wanted: Wanted) -> tuple[Part, ...]:
     """Describe the products, in the order of the recipe."""
-    config = wanted.recipe.train
+    asked, named = wanted.recipe.train, wanted.train
     return tuple(
-        _part(wanted, [spec for spec in wanted.specs if spec.saes is saes])
-        for saes in (config, *config.more)
+        _part(wanted, saes, [spec for spec in wanted.specs if spec.saes is same])
+        for saes, same in zip((asked, *asked.more), (named, *named.more), strict=True)
     )
 
 
-def _part(wanted: Wanted, specs: Sequence[Spec]) -> Part:
-    saes, n_tokens = specs[0].saes, wanted.tokens_of(specs[0])
+def _part(wanted: Wanted, saes: Saes, specs: Sequence[Spec]) -> Part:
+    n_tokens = wanted.tokens_of(specs[0])
     ends = [", ".join(patterns) for patterns in (saes.sites, saes.writes) if patterns]
     return Part(
         kind=saes.kind,

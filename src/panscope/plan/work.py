@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from panscope.model.outline import Outline
 from panscope.model.shape import Shape
 from panscope.recipe import Recipe
 from panscope.sites import Site
 from panscope.stages.train import sweep
+from panscope.stages.train.objective import Config
 from panscope.stages.train.sweep import Spec
 
 
@@ -27,20 +29,31 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a recipe asks for, of a model of some shape."""
+    """What a recipe asks for, of a model whose shape or outline is known."""
 
     recipe: Recipe
-    shape: Shape
+    model: Shape | Outline
+    """What finds sites and knows their sizes: an outline also by other libraries' names."""
+
+    @property
+    def shape(self) -> Shape:
+        """The model's sizes."""
+        return self.model if isinstance(self.model, Shape) else self.model.shape
+
+    @cached_property
+    def train(self) -> Config:
+        """What is trained, at sites by their own names."""
+        return sweep.named(self.recipe.train, self.model.sites)
 
     @cached_property
     def specs(self) -> tuple[Spec, ...]:
         """The Saes, in the order of a forward pass."""
-        return sweep.specs(self.recipe.train, self.shape.n_layers)
+        return sweep.specs(self.train, self.shape.n_layers)
 
     @cached_property
     def d_at(self) -> Mapping[Site, int]:
         """The size of the vector at each site that is trained."""
-        return {site: self.shape.d_at(site) for site in sweep.sites_of(self.specs)}
+        return {site: self.model.d_at(site) for site in sweep.sites_of(self.specs)}
 
     def tokens_of(self, spec: Spec) -> int:
         """Return how many tokens a Sae is trained on."""
@@ -110,12 +123,18 @@ class Wanted:
         """Return the rest of a pass, with logits, in which values at some sites were replaced."""
         first = min(written, key=lambda site: site.order)
         spares_its_layer = len(written) == 1 and first.kind in ("mlp_out", "resid_post")
-        n_spared = (first.layer or 0) + spares_its_layer
+        n_spared = (_layer_of(first) or 0) + spares_its_layer
         return self._whole - n_spared * self._layer
 
 
 def _layers_below(site: Site, shape: Shape) -> int:
     """Count the layers that run, whole, for a pass to reach a site."""
-    if site.layer is None:
+    layer = _layer_of(site)
+    if layer is None:
         return 0 if site.kind == "embed" else shape.n_layers
-    return site.layer + (site.kind != "resid_pre")
+    return layer + (site.kind != "resid_pre")
+
+
+def _layer_of(site: Site) -> int | None:
+    """Return the layer of a site, also of a path; None for what is in none."""
+    return site.order[0] if site.is_path and site.order[0] >= 0 else site.layer

@@ -13,7 +13,7 @@ Special tokens are left as they were: a Sae was not trained on them, and at a BO
 is arbitrary (Gemma Scope, arXiv:2408.05147, section 3.1).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -79,6 +79,28 @@ def rebuilt(sae: Sae, pairs: Pairs, x: Activations) -> Float[Tensor, "tokens d_o
         include_last_offset=True,
     )
     return decoded if sae.skip is None else decoded + x @ sae.skip.T
+
+
+class Sums:
+    """What several Saes rebuild of the same sites, added up; `d_at` is the size of a site.
+
+    The parts of a cross-layer transcoder are Saes of which each reads one layer and writes it and
+    later ones: only their sum stands for what is there (Ameisen et al. 2025, Circuit Tracing).
+    """
+
+    def __init__(self, d_at: Callable[[Site], int]) -> None:
+        self._d_at = d_at
+        self._sums: dict[Site, Tensor] = {}
+
+    def add_(self, sae: Sae, rebuilt: Float[Tensor, "tokens d_out"]) -> None:
+        """Add what a Sae rebuilt to the sites that it writes."""
+        parts = torch.split(rebuilt, [self._d_at(site) for site in sae.writes], dim=1)
+        for site, part in zip(sae.writes, parts, strict=True):
+            self._sums[site] = self._sums[site] + part if site in self._sums else part
+
+    def at(self, sites: Sequence[Site]) -> Float[Tensor, "tokens d_out"]:
+        """Return the sums at some sites, side by side."""
+        return torch.cat([self._sums[site] for site in sites], dim=1)
 
 
 def logits(

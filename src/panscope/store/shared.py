@@ -200,7 +200,7 @@ def _registered(
 ) -> FileIO:
     """Make the window, if it is not there, and a reader's file in it."""
     while True:
-        window.folder.mkdir(mode=0o700, exist_ok=True)
+        window.make()
         with suppress(FileNotFoundError), window.alone():  # its last reader may just have left
             _check_budget(store, sites, budget_bytes, window)
             return window.register(progress)
@@ -218,14 +218,17 @@ def front(store: Store, seed: int) -> int | None:
 def _check_budget(store: Store, sites: Sequence[Site], budget_bytes: int, window: Window) -> None:
     numbers = range(len(store.facts.shards))
     sizes = (sum(entry.size_bytes(store.facts, n, site) for site in sites) for n in numbers)
-    two_shards = 2 * max(sizes)
+    two_shards, room, there = 2 * max(sizes), window.room_bytes(), window.folder.parent
+    if room < two_shards:
+        found = f"{there} has {room / 1e9:.3g} free, two shards at the sites that are read take"
+        found = f"{found} {two_shards / 1e9:.3g}"
+        do = "enlarge shared memory (docker run --shm-size), or set it to 0"
+        raise ConfigError("store.shared_gb", found, do)
     if budget_bytes < two_shards:
         found = f"{budget_bytes / 1e9:.3g} is less than two shards at the sites that are read"
         do = f"give {1.01 * two_shards / 1e9:.3g} or, for readers that are apart, more"
         raise ConfigError("store.shared_gb", found, do)
-    room = window.room_bytes()
     if budget_bytes > room:
-        there = window.folder.parent
         found = f"{budget_bytes / 1e9:.3g} is more than {there} has free, {room / 1e9:.3g}"
         do = "lower it, or enlarge shared memory (docker run --shm-size)"
         raise ConfigError("store.shared_gb", found, do)

@@ -30,6 +30,7 @@ from panscope.store.shuffle import permutation
 
 MEMORY = Path("/dev/shm")
 PREFIX = f"panscope-{os.geteuid()}-"
+WITHOUT = "set store.shared_gb = 0 and store.join = false"
 RECORD_BYTES = 1 << 16  # every progress fits, so that each is written over the one before it
 
 
@@ -92,10 +93,17 @@ class Window:
     def of(cls, manifest: Manifest) -> Self:
         """Name the window of a store by all its checksums; Unsupported without shared memory."""
         if not MEMORY.is_dir():
-            found = "there is no shared memory there"
-            raise Unsupported(str(MEMORY), found, "set store.shared_gb = 0")
+            raise Unsupported(str(MEMORY), "there is no shared memory there", WITHOUT)
         digest = digest_of(manifest.model_dump(mode="json"))
         return cls(MEMORY / f"{PREFIX}{digest[:16]}")
+
+    def make(self) -> None:
+        """Make the folder, if it is not there, for this user alone."""
+        try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            found = f"could not be made ({error.strerror})"
+            raise PanscopeError(str(self.folder), found, WITHOUT) from error
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -16,11 +16,11 @@ from panscope.atlas.queries import (
     Catalogue,
     DensityHistogram,
     FeaturePage,
-    FeatureView,
     Query,
     random_alive,
 )
 from panscope.atlas.records import FeatureRow
+from panscope.atlas.views import FeatureView
 from panscope.web.problem import FAILURES
 from panscope.web.readings import Activations, Microscope
 from panscope.web.run import RunFolder, SaeView, SuiteView

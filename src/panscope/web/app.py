@@ -4,7 +4,7 @@ import contextlib
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import uvicorn
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from panscope import __version__
 from panscope.allocator import share_freed_memory
+from panscope.atlas.features import take_memory_from_the_system
 from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Emit
 from panscope.web import (
@@ -22,6 +23,7 @@ from panscope.web import (
     contrasts,
     failures,
     freeze,
+    freeze_plan,
     labels,
     neuronpedia,
     notes,
@@ -52,6 +54,7 @@ def create_app(
     """
     app = _bare(hosts)
     app.state.run = RunFolder(run, live)
+    app.state.stop = app.state.run.background.cancel
     app.state.token = token
     for part in (
         writing,
@@ -78,6 +81,7 @@ def create_runs_app(
     """Make the app that shows a folder of runs, each behind an address of its own."""
     app = _bare(hosts)
     app.state.runs = runs.Runs(folder, lambda run: create_app(run, None, token, hosts))
+    app.state.stop = app.state.runs.stop
     app.include_router(runs.router)
     app.mount(runs.PREFIX, app.state.runs)
     return app
@@ -87,7 +91,12 @@ def _bare(hosts: frozenset[str] | None) -> FastAPI:
     """Make an app with the one error shape, the gate, and the static files."""
     about = "Everything the pages show, as JSON. Failed requests answer with one error shape."
     app = FastAPI(
-        title="panscope", version=__version__, description=about, docs_url=None, redoc_url=None
+        title="panscope",
+        version=__version__,
+        description=about,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_stopping,
     )
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static")
     app.add_exception_handler(PanscopeError, failures.panscope_error)
@@ -96,6 +105,13 @@ def _bare(hosts: frozenset[str] | None) -> FastAPI:
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(Gate, hosts=hosts)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _stopping(app: FastAPI) -> AsyncIterator[None]:
+    """End what is at work in the background when the server stops."""
+    yield
+    app.state.stop()
 
 
 def _shown(folder: Path, token: str | None = None, hosts: frozenset[str] | None = None) -> FastAPI:
@@ -124,6 +140,7 @@ def serve(
     without a readable atlas.
     """
     share_freed_memory()
+    take_memory_from_the_system()
     app = _shown(run, token, _names_of(host))
     with _listening(host, port) as listener:
         key = f"/#token={token}" if token else ""
@@ -136,7 +153,7 @@ def serve(
 def freeze_run(run: Path, out: Path, n_features: int, emit: Emit) -> int:
     """Write a run's pages as files, `n_features` of each Sae at most; return how many pages."""
     app = create_app(run)
-    plan = freeze.Plan(app.state.run.catalogue, n_features)
+    plan = freeze_plan.Plan(app.state.run, n_features)
     freeze.freeze(app, plan, out, emit)
     return plan.n_files
 
@@ -150,7 +167,11 @@ def _listening(host: str, port: int) -> socket.socket:
     if not 0 <= port < 1 << 16:
         raise ConfigError(f"port {port}", "is not a port", "give --port 1 to 65535")
     try:
-        return socket.create_server((host, port), backlog=128)
+        listener = socket.create_server((host, port), backlog=128)
+        # Or a page's last packet waits 40 ms for the delayed ACK of its first: asyncio sends at
+        # once on its own sockets, not on one that it is given.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"port {port}", "is in use", "give another with --port") from error

@@ -1,7 +1,8 @@
 """Live tests: a text through the model, Saes on its activations. The only door to torch in `web`.
 
-The model and each Sae are loaded on first use and kept. One lock lets one text through at a time:
-hooks sit on the shared module, so two passes at once would read each other's activations.
+The model and each Sae are loaded on first use and kept, Saes up to 4 GiB of them: those unused
+longest are let go. One lock lets one text through at a time: hooks sit on the shared module, so two
+passes at once would read each other's activations.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +18,10 @@ from panscope.atlas.queries import Catalogue
 from panscope.atlas.short import Columns
 from panscope.edits import Edit, in_raw_units
 from panscope.errors import ConfigError
+from panscope.kept import Kept
 from panscope.model import tap
 from panscope.model.generate import Sampling
-from panscope.sae.sae import Sae
+from panscope.sae.sae import WEIGHTS, Sae
 from panscope.sites import VECTOR_KINDS, Site
 from panscope.stages.describe.directions import space
 from panscope.web.readings import (
@@ -33,6 +35,7 @@ from panscope.web.readings import (
 )
 
 N_LABEL_TOKENS = 4
+SAES_BYTES = 4 << 30
 Sites = tuple[Site, ...]
 
 LatentsOfTokens = Float[Tensor, "tokens latents"]
@@ -45,14 +48,16 @@ class Live:
         self._catalogue = catalogue
         opened = splice.joined(catalogue.atlas, suite)
         self._model, self._suite = opened.model, opened.suite
-        self._saes: dict[str, Sae] = {}
+        self._saes = Kept[Sae](SAES_BYTES, _bytes_of)
+        self._reads: dict[str, Sites] = {}
         self._lock = Lock()
 
     def activations(self, text: str, sae: str, index: int) -> Activations:
         """One feature's value on every token."""
         ids, note = self._encode(text)
         with self._lock:
-            values = self._latents(ids, [sae])[sae][:, index].tolist()
+            ((_, latents),) = self._latents(ids, [sae])
+        values = latents[:, index].tolist()
         return Activations(self._pieces(ids), tuple(ids[1:]), tuple(values), note)
 
     def microscope(
@@ -62,8 +67,10 @@ class Live:
         ids, note = self._encode(text)
         chosen = saes or self._suite.names
         with self._lock:
-            latents = self._latents(ids, chosen)
-        readings = tuple(self._reading(sae, latents[sae], k, max_density) for sae in chosen)
+            readings = tuple(
+                self._reading(sae, latents, k, max_density)
+                for sae, latents in self._latents(ids, chosen)
+            )
         return Microscope(self._pieces(ids), tuple(ids[1:]), readings, note)
 
     def direction(self, sae: str, index: int) -> tuple[float, ...]:
@@ -87,15 +94,33 @@ class Live:
 
         Values are averaged over the tokens of each, the BOS left out.
         """
-        (where, *more) = self._model.sites([site])
-        if more:
-            raise ConfigError(f"site {site}", "means several sites", f"name one, such as {where}")
-        if where.kind not in VECTOR_KINDS:
-            do = "name a site with one vector for each token"
-            raise ConfigError(f"site {site}", "has no direction to compare", do)
+        where = self._site(site)
         with self._lock, torch.inference_mode():
             means = [self._mean(self._encode(t)[0], where) for t in (text, without)]
             return tuple(self._nearest(means[0] - means[1], (where,), saes, limit))
+
+    def nearest_to_vector(
+        self, vector: Sequence[float], site: str, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        """The features of `saes` that write nearest to a direction at a site."""
+        where, direction = self._site(site), torch.tensor(vector)
+        if len(vector) != (d_site := self._model.d_at(where)):
+            do = f"give the {d_site} that {site} has"
+            raise ConfigError("vector", f"has {len(vector)} numbers", do)
+        if not direction.any():
+            raise ConfigError("vector", "points nowhere: all its numbers are 0", "give another")
+        with self._lock:
+            return tuple(self._nearest(direction, (where,), saes, limit))
+
+    def _site(self, name: str) -> Site:
+        """Find the one site that is named, if it has a vector for each token."""
+        (where, *more) = self._model.sites([name])
+        if more:
+            raise ConfigError(f"site {name}", "means several sites", f"name one, such as {where}")
+        if where.kind not in VECTOR_KINDS:
+            do = "name a site with one vector for each token"
+            raise ConfigError(f"site {name}", "has no direction to compare", do)
+        return where
 
     def _mean(self, ids: list[int], site: Site) -> Float[Tensor, " d_site"]:
         row = torch.tensor([ids], device=self._model.device)
@@ -158,19 +183,24 @@ class Live:
     def _pieces(self, ids: list[int]) -> tuple[str, ...]:
         return tuple(self._catalogue.atlas.pieces[token] for token in ids[1:])
 
-    def _latents(self, ids: list[int], names: Sequence[str]) -> dict[str, LatentsOfTokens]:
-        """Each Sae's latents on all tokens but the BOS, after one forward pass."""
-        saes = {name: self._sae(name) for name in names}
-        sites = {site for sae in saes.values() for site in sae.reads}
+    def _latents(
+        self, ids: list[int], names: Sequence[str]
+    ) -> Iterator[tuple[str, LatentsOfTokens]]:
+        """Yield each Sae's latents on all tokens but the BOS, after one forward pass."""
+        sites = {site for name in names for site in self._reads_of(name)}
         row = torch.tensor([ids], device=self._model.device)
         with torch.inference_mode():
             read = tap.run(self._model, row, read=sites).values
-            return {name: _encoded(sae, read) for name, sae in saes.items()}
+        for name in names:
+            yield name, _encoded(self._sae(name), read)
+
+    def _reads_of(self, name: str) -> Sites:
+        if name not in self._reads:
+            self._reads[name] = self._sae(name).reads
+        return self._reads[name]
 
     def _sae(self, name: str) -> Sae:
-        if name not in self._saes:
-            self._saes[name] = self._suite.load(name)
-        return self._saes[name]
+        return self._saes.get(name, lambda: self._suite.load(name))
 
     def _reading(
         self, name: str, latents: LatentsOfTokens, k: int, max_density: float
@@ -202,7 +232,13 @@ class Live:
         )
 
 
+@torch.inference_mode()
 def _encoded(sae: Sae, read: dict[Site, Float[Tensor, "1 position d_site"]]) -> LatentsOfTokens:
     """Encode what a Sae reads at every token but the first, the BOS: no Sae was trained on it."""
     x = torch.cat([read[site][0, 1:] for site in sae.reads], dim=-1)
     return sae.encode(x.float().cpu())
+
+
+def _bytes_of(sae: Sae) -> int:
+    weights = (sae.skip, *(getattr(sae, name) for name in WEIGHTS))
+    return sum(weight.nbytes for weight in weights if weight is not None)

@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 import numpy as np
 
 from panscope.atlas.labels import Label
-from panscope.atlas.queries import FeatureView
 from panscope.atlas.records import Context, Example
+from panscope.atlas.views import FeatureView
 from panscope.web.sources import set_of, source_of
 
 Numbers = list[float]

@@ -12,12 +12,14 @@ from fastapi.templating import Jinja2Templates
 from pydantic_core import to_json
 
 from panscope.atlas.queries import Catalogue, random_alive
-from panscope.errors import NotFound, nearest
+from panscope.errors import ConfigError, NotFound, nearest
+from panscope.stages import explain
 from panscope.web.api import Run
 from panscope.web.embed import Embed
 from panscope.web.headers import POLICY_EMBEDDED
 from panscope.web.numbers import count, density, number, visible
-from panscope.web.run import SaeView
+from panscope.web.run import RunFolder, SaeView
+from panscope.web.search import layer_of
 
 HERE = Path(__file__).parent
 N_SAMPLE_TOKENS = 48
@@ -27,6 +29,7 @@ MAPS = {
 }
 SEARCHES = {
     "words": "Words of labels",
+    "meaning": "Meaning of labels",
     "numbers": "Tokens and numbers",
     "text": "A text",
     "direction": "A direction",
@@ -105,9 +108,31 @@ def search(request: Request, run: Run, by: str = "words") -> HTMLResponse:
     """Show the search; `by` is one of its kinds."""
     if by not in SEARCHES:
         raise NotFound(f"search by {by!r}", "is no kind of search", nearest(by, SEARCHES))
-    sites = list(dict.fromkeys(record.site for record in run.catalogue.atlas.saes.values()))
-    values = {"by": by, "searches": SEARCHES, "sites": sites, "live": run.has_suite}
-    return page(request, "search.html", samples=samples(run.catalogue), **values)
+    saes = list(run.catalogue.atlas.saes.values())
+    return page(
+        request,
+        "search.html",
+        by=by,
+        searches=SEARCHES,
+        saes=[record.sae for record in saes],
+        sites=list(dict.fromkeys(record.site for record in saes)),
+        layers=sorted({n for record in saes if (n := layer_of(record.site)) is not None}),
+        samples=samples(run.catalogue),
+        missing=_missing(run, by),
+    )
+
+
+def _missing(run: RunFolder, by: str) -> str:
+    """Say what a kind of search lacks in this run, and how to get it; empty if it lacks nothing."""
+    if by in ("text", "direction") and not run.has_suite:
+        return "This search runs the model, and this run has no suite; panscope train makes it"
+    if by != "meaning":
+        return ""
+    try:
+        explain.embedding_of(run.folder)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 @router.get("/docs")
@@ -134,6 +159,7 @@ def random_feature(run: Run, sae: str) -> RedirectResponse:
 def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
     """Show one feature."""
     view, embed = run.catalogue.feature(sae, index), Embed.of(request.query_params)
+    near = {row.index for row in (*view.neighbours, *view.encoder_neighbours, *view.companions)}
     answer = page(
         request,
         "feature.html",
@@ -141,8 +167,8 @@ def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
         densities=run.catalogue.densities(sae),
         labels=run.notes.labels(sae, index),
         shown=run.notes.label_of(sae, index),
+        label_texts=run.notes.texts(sae, near),
         starred=run.notes.is_bookmarked(sae, index),
-        label_of=run.label_text,
         live=run.has_suite,
         embed=embed,
     )

@@ -118,6 +118,12 @@ class ReadsText(Protocol):
         """The features of `saes` that write nearest to how a site differs between two texts."""
         ...
 
+    def nearest_to_vector(
+        self, vector: Sequence[float], site: str, saes: Sequence[str], limit: int
+    ) -> tuple[Near, ...]:
+        """The features of `saes` that write nearest to a direction at a site."""
+        ...
+
     def beside(
         self, prompt: str, edits: Sequence[Edit], n_tokens: int, temperature: float, seed: int
     ) -> Iterator[TokensBeside]:

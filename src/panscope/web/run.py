@@ -12,6 +12,7 @@ from panscope.atlas.notes import Notes
 from panscope.atlas.queries import Catalogue
 from panscope.errors import NotFound, PanscopeError
 from panscope.files import read_manifest
+from panscope.web.background import Background
 from panscope.web.progress import EVENTS, Progress
 from panscope.web.readings import ReadsText
 from panscope.web.turns import Turns
@@ -55,6 +56,8 @@ class RunFolder:
     def __init__(self, folder: Path, live: ReadsText | None = None) -> None:
         self.folder = folder
         self.turns = Turns()
+        self.explaining = Turns(what="the explainer")
+        self.background = Background()
         self.progress = Progress(folder / EVENTS)
         self.notes = Notes.reading(folder / "notes.sqlite")
         self._live = live
@@ -88,8 +91,7 @@ class RunFolder:
 
     def label_text(self, sae: str, index: int) -> str:
         """What is shown as a feature's label; empty if it has none."""
-        label = self.notes.label_of(sae, index)
-        return label.text if label else ""
+        return self.notes.texts(sae, [index]).get(index, "")
 
     @property
     def model(self) -> str:

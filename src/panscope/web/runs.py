@@ -11,10 +11,10 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from panscope.errors import NotFound, PanscopeError, nearest
 from panscope.web.addresses import moved
@@ -52,13 +52,13 @@ def runs_in(folder: Path) -> dict[str, Path]:
 class Runs:
     """The apps of a folder's runs, as one app behind `/run`."""
 
-    def __init__(self, folder: Path, make: Callable[[Path], ASGIApp]) -> None:
+    def __init__(self, folder: Path, make: Callable[[Path], FastAPI]) -> None:
         self.folder = folder
         self._make = make
-        self._open: OrderedDict[str, ASGIApp] = OrderedDict()
+        self._open: OrderedDict[str, FastAPI] = OrderedDict()
         self._lock = Lock()
 
-    def app(self, name: str) -> ASGIApp:
+    def app(self, name: str) -> FastAPI:
         """The app of a run; NotFound names the nearest."""
         found = runs_in(self.folder)
         if name not in found:
@@ -70,6 +70,11 @@ class Runs:
             if len(self._open) > N_OPEN:
                 self._open.popitem(last=False)
             return self._open[name]
+
+    def stop(self) -> None:
+        """End what is at work in the background of the runs that are open."""
+        for app in self._open.values():
+            app.state.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to its run, the prefix taken off."""

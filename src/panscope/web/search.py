@@ -1,5 +1,6 @@
-"""Search over REST, in all Saes of a run: by a label's words, tokens, numbers, text, direction."""
+"""Search over REST, in all Saes of a run: by labels, numbers, what a text fires, directions."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -13,27 +14,36 @@ from panscope.atlas.labels import Label
 from panscope.atlas.queries import Query
 from panscope.atlas.records import FeatureRow
 from panscope.errors import ConfigError, NotFound, nearest
+from panscope.stages import explain
 from panscope.web.api import Limit, Name, Offset, Run, Text
 from panscope.web.problem import FAILURES
 from panscope.web.readings import Microscope, Near, Seen
 from panscope.web.run import RunFolder
 
+EMBEDDING_SECONDS = 10.0  # for a text's vector: who searches waits, and so do others
 N_CANDIDATES = 20  # of each token and Sae; the features of a text are sought among them
 
 router = APIRouter(prefix="/api", tags=["search"], responses=FAILURES)
 Sites = Annotated[str, fastapi.Query(max_length=200)]
-Share = Annotated[float | None, fastapi.Query(ge=-1, le=1)]
+Share = Annotated[float, fastapi.Query(ge=-1, le=1)]
+Layer = Annotated[int | None, fastapi.Query(ge=0)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Words = Annotated[str, fastapi.Query(max_length=2_000)]
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A feature that a search found; `value` is what it was ranked by, if not a column of `row`."""
+    """A feature that a search found; `value` is what it was ranked by, if not a column of `row`.
+
+    By a text: `positions` are the places of its tokens at which the feature fires, `values` how.
+    """
 
     sae: str
     row: FeatureRow
     label: str
     value: float | None
+    positions: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,20 @@ class Hits:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreQuery:
+    """Between which bounds a label's score must lie: that of one scorer, or its best."""
+
+    scorer: Literal["", "detection", "fuzzing", "simulation"] = ""
+    min_score: Share = -1.0
+    max_score: Share = 1.0
+
+    @property
+    def asks(self) -> bool:
+        """Whether any label could fail to fit."""
+        return (self.scorer, self.min_score, self.max_score) != ("", -1.0, 1.0)
+
+
 class PromptRequest(BaseModel):
     """A text whose strongest features are asked for.
 
@@ -63,17 +87,27 @@ class PromptRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     text: Text
     sites: str = Field(default="", max_length=200)
+    layer: int | None = Field(default=None, ge=0)
     tokens: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list, max_length=4_096)
     by: Literal["share", "value", "sum"] = "share"
     max_density: float = Field(default=1.0, gt=0, le=1)
     limit: int = Field(default=50, ge=1, le=500)
 
 
+class MeaningRequest(BaseModel):
+    """Words whose meaning is looked for among the labels of one Sae, or of all."""
+
+    model_config = ConfigDict(extra="forbid")
+    text: str = Field(min_length=1, max_length=2_000)
+    sae: Name = ""
+    limit: int = Field(default=50, ge=1, le=500)
+
+
 class DirectionRequest(BaseModel):
     """A direction whose nearest features are asked for.
 
-    Either a feature's (`sae`, `index`), or how a site differs between two texts on average over
-    their tokens (`text` less `without`, at `site`).
+    A feature's (`sae`, `index`), a `vector` of as many numbers as `site` has, or how that site
+    differs between two texts on average over their tokens (`text` less `without`).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -81,6 +115,7 @@ class DirectionRequest(BaseModel):
     index: int = 0
     text: Text = ""
     without: Text = ""
+    vector: list[Number] = Field(default_factory=list, max_length=16_384)
     site: Name = ""
     sites: str = Field(default="", max_length=200)
     limit: int = Field(default=50, ge=1, le=500)
@@ -99,32 +134,44 @@ class Direction:
 def by_words(run: Run, text: Words, sae: Words = "", offset: Offset = 0, limit: Limit = 50) -> Hits:
     """Find features by the words of their labels, best match first."""
     found = run.notes.search(text, limit + 1, offset, sae)
-    known = run.catalogue.atlas.saes
-    shown = [f.label for f in found[:limit] if f.label.sae in known]
-    hits = [
-        Hit(label.sae, run.catalogue.row(label.sae, label.index), label.text, None)
-        for label in shown
-        if label.index < known[label.sae].width
-    ]
+    hits = _described(run, [f.label for f in found[:limit]])
     return _hits(run, hits, offset + len(found), offset)
+
+
+@router.post("/search/meanings")
+def by_meaning(run: Run, request: MeaningRequest) -> Hits:
+    """Find features by what their labels mean, nearest first; `value` is the cosine.
+
+    The text goes to the embedding model that the run's recipe names, and is asked about once.
+    """
+    endpoint = explain.embedding_of(run.folder)
+    quick = endpoint.model_copy(update={"tries": 1, "timeout_seconds": EMBEDDING_SECONDS})
+    with run.turns.take():
+        found = explain.search(quick, run.notes, request.text, request.limit, request.sae)
+    cosines = {(f.label.sae, f.label.index): 1 - f.rank for f in found}
+    known = _described(run, [f.label for f in found])
+    hits = [replace(hit, value=cosines[hit.sae, hit.row.index]) for hit in known]
+    return _hits(run, hits, len(hits), 0)
 
 
 @router.get("/search/features")
 def by_numbers(
     run: Run,
     query: Annotated[Query, Depends()],
+    score: Annotated[ScoreQuery, Depends()],
     sites: Sites = "",
-    min_score: Share = None,
+    layer: Layer = None,
     offset: Offset = 0,
     limit: Limit = 50,
 ) -> Hits:
-    """List features of all Saes by token, density, maximum, site, and the score of their label.
+    """List features of all Saes by token, density, maximum, place, and the score of their label.
 
-    `sites` is a site's name or a glob such as `resid_post.*`; `min_score` compares with the best
-    score of the label that is shown.
+    `sites` is a site's name or a glob such as `resid_post.*`. `min_score` and `max_score` bound a
+    score of the label that is shown: that of `scorer`, or the best.
     """
-    saes = saes_at(run, sites)
-    only = None if min_score is None else {sae: _scored(run, sae, min_score) for sae in saes}
+    saes = saes_at(run, sites, layer)
+    bounds = score.scorer, score.min_score, score.max_score
+    only = {sae: run.notes.scored(sae, *bounds) for sae in saes} if score.asks else None
     total, found = run.catalogue.across(saes, query, offset, limit, only)
     hits = [
         Hit(sae, run.catalogue.row(sae, index), run.label_text(sae, index), None)
@@ -139,13 +186,20 @@ def by_prompt(run: Run, request: PromptRequest) -> Hits:
 
     They are sought among the 20 strongest of each token in each Sae.
     """
-    saes = saes_at(run, request.sites)
+    saes = saes_at(run, request.sites, request.layer)
     with run.turns.take():
         seen = run.live.microscope(request.text, N_CANDIDATES, request.max_density, saes)
     ranked = sorted(_strengths(seen, request), key=lambda found: -found[2])
     hits = [
-        Hit(sae, run.catalogue.row(sae, index), run.label_text(sae, index), value)
-        for sae, index, value in ranked[: request.limit]
+        Hit(
+            sae,
+            run.catalogue.row(sae, f.index),
+            run.label_text(sae, f.index),
+            value,
+            f.positions,
+            f.values,
+        )
+        for sae, f, value in ranked[: request.limit]
     ]
     return replace(_hits(run, hits, len(ranked), 0), tokens=seen.tokens, note=seen.note)
 
@@ -156,9 +210,10 @@ def by_direction(run: Run, request: DirectionRequest) -> Hits:
     saes = saes_at(run, request.sites)
     if request.sae:
         run.catalogue.check(request.sae, request.index)
-    elif not request.text.strip() or not request.without.strip():
-        do = "give sae and index, or text, without and site"
-        raise ConfigError("direction", "is neither a feature's nor a difference of texts", do)
+    elif not request.vector and not (request.text.strip() and request.without.strip()):
+        do = "give sae and index, or vector and site, or text, without and site"
+        found = "is neither a feature's nor a vector nor a difference of texts"
+        raise ConfigError("direction", found, do)
     with run.turns.take():
         near = _nearest(run, request, saes)
     hits = [
@@ -187,27 +242,42 @@ def direction(run: Run, sae: str, index: int) -> Direction:
         return Direction(sae, index, run.live.direction(sae, index))
 
 
-def saes_at(run: RunFolder, sites: str) -> list[str]:
-    """The Saes at sites that a name or glob means, all for an empty one.
+def saes_at(run: RunFolder, sites: str, layer: int | None = None) -> list[str]:
+    """The Saes at sites that a name or glob means, all for an empty one; of one layer or of all.
 
     Raises NotFound with the nearest names if there is none.
     """
     records = list(run.catalogue.atlas.saes.values())
-    if found := [r.sae for r in records if not sites or fnmatchcase(r.site, sites)]:
+    named = [r for r in records if not sites or fnmatchcase(r.site, sites)]
+    if not named:
+        known = nearest(sites, (record.site for record in records))
+        raise NotFound(f"sites {sites!r}", "match no Sae of this run", known)
+    if found := [r.sae for r in named if layer is None or layer_of(r.site) == layer]:
         return found
-    known = nearest(sites, (record.site for record in records))
-    raise NotFound(f"sites {sites!r}", "match no Sae of this run", known)
+    layers = sorted({n for r in named if (n := layer_of(r.site)) is not None})
+    raise NotFound(f"layer {layer}", "has no such Sae", f"known: {', '.join(map(str, layers))}")
+
+
+def layer_of(site: str) -> int | None:
+    """The layer of a site by its name, also where several are read at once.
+
+    >>> layer_of("resid_post.12"), layer_of("mlp_in.3+mlp_out.3"), layer_of("embed")
+    (12, 3, None)
+    """
+    return next((int(part) for part in re.split(r"\W", site) if part.isdecimal()), None)
 
 
 def _nearest(run: RunFolder, request: DirectionRequest, saes: Sequence[str]) -> Sequence[Near]:
     if request.sae:
         return run.live.nearest_to_feature(request.sae, request.index, saes, request.limit)
+    if request.vector:
+        return run.live.nearest_to_vector(request.vector, request.site, saes, request.limit)
     texts = (request.text, request.without)
     return run.live.nearest_to_difference(*texts, request.site, saes, request.limit)
 
 
-def _strengths(seen: Microscope, request: PromptRequest) -> Iterable[tuple[str, int, float]]:
-    """Yield Sae, index and strength of every feature that fires on the tokens asked for."""
+def _strengths(seen: Microscope, request: PromptRequest) -> Iterable[tuple[str, Seen, float]]:
+    """Yield Sae, feature and strength of every feature that fires on the tokens asked for."""
     asked = set(request.tokens) or set(range(len(seen.tokens)))
     if beyond := [token for token in asked if token >= len(seen.tokens)]:
         do = f"give places from 0 to {len(seen.tokens) - 1}"
@@ -216,7 +286,7 @@ def _strengths(seen: Microscope, request: PromptRequest) -> Iterable[tuple[str, 
         for feature in reading.features:
             values = _values_at(feature, asked)
             if values:
-                yield reading.sae, feature.index, _strength(feature, values, request.by)
+                yield reading.sae, feature, _strength(feature, values, request.by)
 
 
 def _values_at(feature: Seen, asked: set[int]) -> list[float]:
@@ -230,13 +300,14 @@ def _strength(feature: Seen, values: Sequence[float], by: str) -> float:
     return max(values) / (feature.max or 1.0) if by == "share" else max(values)
 
 
-def _scored(run: RunFolder, sae: str, least: float) -> list[int]:
-    """The features of a Sae whose label has a score of `least` or more."""
-    return [index for index, label in run.notes.shown(sae).items() if _best(label) >= least]
-
-
-def _best(label: Label) -> float:
-    return max((s.value for s in label.scores if s.value is not None), default=float("-inf"))
+def _described(run: RunFolder, labels: Iterable[Label]) -> list[Hit]:
+    """The features of labels, as far as the atlas has them: notes may be older."""
+    known = run.catalogue.atlas.saes
+    return [
+        Hit(label.sae, run.catalogue.row(label.sae, label.index), label.text, None)
+        for label in labels
+        if label.sae in known and label.index < known[label.sae].width
+    ]
 
 
 def _hits(run: RunFolder, hits: Sequence[Hit], total: int, offset: int) -> Hits:

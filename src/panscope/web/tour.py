@@ -12,9 +12,10 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from panscope.atlas.queries import Catalogue, FeatureView
+from panscope.atlas.queries import Catalogue
 from panscope.atlas.records import Example
 from panscope.atlas.short import Columns
+from panscope.atlas.views import FeatureView
 from panscope.web.api import Run, first_of_each_site
 from panscope.web.pages import page
 
@@ -55,10 +56,10 @@ class Puzzle:
 
 @router.get("/tour")
 def tour(request: Request, run: Run) -> HTMLResponse:
-    """Show the tour; steering is a part of it where the app has its page."""
+    """Show the tour; steering is a part of it where there is a suite to steer with."""
     sae = chosen_sae(run.catalogue)
-    steers = any(getattr(route, "path", "") == "/steer" for route in request.app.routes)
-    return page(request, "tour.html", sae=sae, puzzles=puzzles(run.catalogue, sae), steers=steers)
+    found = puzzles(run.catalogue, sae)
+    return page(request, "tour.html", sae=sae, puzzles=found, live=run.has_suite)
 
 
 def chosen_sae(catalogue: Catalogue) -> str:

@@ -1,4 +1,4 @@
-"""Turns at the model: one text at a time, a few that wait, for a bounded time."""
+"""Turns at the model, or at what explains: one at a time, a few that wait, for a bounded time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,13 @@ WAIT_SECONDS = 30.0
 class Turns:
     """Lets one caller at a time through, `n_waiting` wait, and tells the others to come back."""
 
-    def __init__(self, n_waiting: int = N_WAITING, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(
+        self,
+        n_waiting: int = N_WAITING,
+        wait_seconds: float = WAIT_SECONDS,
+        what: str = "the model",
+    ) -> None:
+        self._what = what
         self._places = BoundedSemaphore(1 + n_waiting)
         self._turn = Lock()
         self._wait_seconds = wait_seconds
@@ -22,10 +28,10 @@ class Turns:
     def take(self) -> Iterator[None]:
         """Hold the turn inside a with block; Refused (503) if the queue is full or too slow."""
         if not self._places.acquire(blocking=False):
-            raise _busy("has a full queue")
+            raise self._busy("has a full queue")
         try:
             if not self._turn.acquire(timeout=self._wait_seconds):
-                raise _busy(f"was not free within {self._wait_seconds:.0f} s")
+                raise self._busy(f"was not free within {self._wait_seconds:.0f} s")
             try:
                 yield
             finally:
@@ -33,6 +39,5 @@ class Turns:
         finally:
             self._places.release()
 
-
-def _busy(found: str) -> Refused:
-    return Refused(503, "the model", found, f"ask again in {RETRY_SECONDS} seconds")
+    def _busy(self, found: str) -> Refused:
+        return Refused(503, self._what, found, f"ask again in {RETRY_SECONDS} seconds")

@@ -70,14 +70,20 @@ struct BestArrays {
   int32_t* group;
   int64_t k;
 };
-// Sort the firings of latents in [first, end): with null tokens only the starts are found.
-PANSCOPE_EXPORT void panscope_by_latent(const CodeArrays* codes, int64_t first, int64_t end,
-                                        int64_t* starts, int32_t* tokens, float* values);
+// Sort all firings.
+PANSCOPE_EXPORT void panscope_by_latent(const CodeArrays* codes, int64_t width, int64_t* starts,
+                                        int32_t* tokens, float* values);
+// Where the firings of each of n latents begin that are at its token or after.
+PANSCOPE_EXPORT void panscope_find(const FiringArrays* firings, const int64_t* latents,
+                                   const int32_t* tokens, int64_t n, int64_t* found);
 // The bin of each positive value among ascending positive edges, about a quarter octave apart.
 PANSCOPE_EXPORT void panscope_bins(const float* values, int64_t n, const float* edges,
                                    int64_t n_edges, uint8_t* bins);
 PANSCOPE_EXPORT void panscope_count(const FiringArrays* firings, const uint8_t* classes,
                                     int64_t n_classes, int64_t* counts);
+// The same with a class for each token.
+PANSCOPE_EXPORT void panscope_count_tokens(const FiringArrays* firings, const uint8_t* classes,
+                                           int64_t n_classes, int64_t* counts);
 PANSCOPE_EXPORT void panscope_sums(const FiringArrays* firings, double* total, double* square);
 // Offer firings, each with its score and its token's origin and group, to the best of its latent
 // and class.
@@ -89,11 +95,11 @@ PANSCOPE_EXPORT void panscope_best(const FiringArrays* firings, const float* sco
 PANSCOPE_EXPORT void panscope_lots(const FiringArrays* firings, const int64_t* origins,
                                    int64_t salt, float* lots);
 // Offer pairs of latents that fire together to the k companions of both, which are sorted, -1 and
-// zeros where there are fewer: all pairs whose lower latent is of those from `first` on. Their
-// firings are given piece by piece, beside all that fires there.
-PANSCOPE_EXPORT void panscope_companions(const FiringArrays* firings, const CodeArrays* codes,
-                                         int64_t n_pieces, const int64_t* n_firings, int64_t width,
-                                         int64_t first, int64_t k, int64_t* ids, double* jaccards);
+// zeros where there are fewer: all pairs whose lower latent is in [first, end). What fires is given
+// piece by piece.
+PANSCOPE_EXPORT void panscope_companions(const CodeArrays* codes, int64_t n_pieces,
+                                         const int64_t* n_firings, int64_t width, int64_t first,
+                                         int64_t end, int64_t k, int64_t* ids, double* jaccards);
 // Add each latent's values times those of k others, up to an id of -1, at the same tokens.
 PANSCOPE_EXPORT void panscope_products(const FiringArrays* firings, int64_t n_tokens,
                                        const int64_t* ids, int64_t k, double* products);

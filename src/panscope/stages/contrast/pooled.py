@@ -36,8 +36,12 @@ def pooled(
     rows: Sequence[Tokens],
     pool: Pool,
     batch_rows: int,
+    tell: Callable[[], None] = lambda: None,
 ) -> dict[str, Pooled]:
-    """Run all prompts once, and pool each Sae's latents over the tokens that are not special."""
+    """Run all prompts once, and pool each Sae's latents over the tokens that are not special.
+
+    `tell` is called after each batch.
+    """
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in saes}
     sites = {site for sae in saes.values() for site in sae.reads}
     for begin in range(0, len(rows), batch_rows):
@@ -48,6 +52,7 @@ def pooled(
             for number, which in enumerate(kept):
                 x = torch.cat([values[site][number][which] for site in sae.reads], -1).float()
                 parts[name].append((POOLS[pool](sae.encode(x)).cpu(), POOLS[pool](x).cpu()))
+        tell()
     return {
         name: Pooled(*map(torch.stack, zip(*part, strict=True))) for name, part in parts.items()
     }

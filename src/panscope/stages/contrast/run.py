@@ -9,6 +9,7 @@ contrast/<name>/
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -92,8 +93,17 @@ def _contrast(
     names = config.saes or suite.names
     saes = {name: suite.load(name).to(model.device) for name in names}
     prompts = halved(list(map(model.encode, a)), list(map(model.encode, b)), config.seed)
-    emit(Started(STAGE, len(names), "Saes"))
-    vectors = pooled(model, saes, prompts.rows, config.pool, config.batch_rows)
+    n_batches = -(-len(prompts.rows) // config.batch_rows)
+    emit(Started(STAGE, n_batches + len(names), "steps"))  # prompts are read, then Saes compared
+    done = count(1)
+    vectors = pooled(
+        model,
+        saes,
+        prompts.rows,
+        config.pool,
+        config.batch_rows,
+        lambda: emit(Advanced(STAGE, next(done))),
+    )
     effects = {name: _effect(vectors[name], prompts) for name in names}
     found = _found(vectors, effects, prompts)
     differ = [one for one in found if one.q <= config.false_discovery]
@@ -112,7 +122,7 @@ def _contrast(
             control=bench.ablated(name, sae, others, base),
         )
         of_saes.append(of_sae)
-        emit(Advanced(STAGE, len(of_saes)))
+        emit(Advanced(STAGE, next(done)))
     listed = tuple(sorted(differ, key=lambda one: -abs(one.effect))[: config.n_listed])
     return Result(len(a), len(b), len(found), len(differ), listed, tuple(of_saes))
 

@@ -1,9 +1,8 @@
 """Which latents of a Sae fire together: exact over all tokens and all pairs of latents.
 
-A block of latents has its firings sorted in memory, and one latent at a time is counted against
-those after it, at the tokens where it fires. Width x width numbers are never in memory, and no pair
-is left out by a sample or a sketch. The work is that of the pairs that fire together: half the
-square of what fires at a token.
+A block of latents at a time is counted, token by token, against those after each. Width x width
+numbers are never in memory, and no pair is left out by a sample or a sketch. The work is that of
+the pairs that fire together: half the square of what fires at a token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,36 +13,36 @@ from torch import Tensor
 
 from panscope.atlas.columns import CompanionColumns
 from panscope.kernels.bodies import counting
-from panscope.kernels.firings import Codes, Together
+from panscope.kernels.firings import Together
+from panscope.stages.describe.fired import Fired
 from panscope.stages.describe.tally import Tally
 
-BLOCK_FIRINGS = 1 << 25  # sorted at a time: 268 MB
+MOST_FIRINGS = 1 << 24  # of the latents that are counted at a time: 134 MB
 
 
 def companions(
-    log: Sequence[Codes], tally: Tally, k: int, block_firings: int = BLOCK_FIRINGS
+    fired: Fired, tally: Tally, k: int, most_firings: int = MOST_FIRINGS
 ) -> CompanionColumns:
     """Find each latent's k companions of highest Jaccard, and their correlations."""
     n_firings, body = tally.histogram.counts.sum(1), counting()
     found = Together.zero(len(n_firings), k)
-    for first, end in _blocks(n_firings.tolist(), block_firings):
-        firings = [body.by_latent(codes, first, end) for codes in log]
-        body.accompany_(found, firings, log, n_firings, first)
+    for first, end in _ranges(n_firings.tolist(), most_firings):
+        body.accompany_(found, fired.codes, n_firings, first, end)
     ids, jaccards = found
-    products, fired = torch.zeros_like(jaccards), ids >= 0
-    for codes in log:
-        body.multiply_(products, body.by_latent(codes, 0, codes.width), codes.n_tokens, ids)
+    products, is_there = torch.zeros_like(jaccards), ids >= 0
+    for firings, codes in zip(fired.by_latent, fired.codes, strict=True):
+        body.multiply_(products, firings, codes.n_tokens, ids)
     correlations = _correlations(products, ids.clamp_min(0), tally)
     return CompanionColumns(
-        counts=fired.sum(1).numpy(),
-        ids=ids[fired].numpy(),
-        jaccards=jaccards[fired].numpy(),
-        correlations=correlations[fired].numpy(),
+        counts=is_there.sum(1).numpy(),
+        ids=ids[is_there].numpy(),
+        jaccards=jaccards[is_there].numpy(),
+        correlations=correlations[is_there].numpy(),
     )
 
 
-def _blocks(n_firings: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """Cut the latents where a block would hold more than so many firings; one has any number."""
+def _ranges(n_firings: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Cut the latents where a range would hold more than so many firings; one has any number."""
     first = held = 0
     for latent, n in enumerate(n_firings):
         if held and held + n > most:

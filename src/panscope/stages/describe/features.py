@@ -1,16 +1,16 @@
 """From a Sae's log and weights to the columns of its features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float32
 
 from panscope.atlas.columns import FeatureColumns
-from panscope.kernels.firings import Codes
 from panscope.sae.sae import Sae
 from panscope.stages.describe import bands, directions, examples
 from panscope.stages.describe.companions import companions
 from panscope.stages.describe.directions import Effects
+from panscope.stages.describe.fired import Fired
 from panscope.stages.describe.tally import Tally
 from panscope.stages.describe.tokens import Text
 
@@ -19,7 +19,7 @@ def columns(
     name: str,
     saes: Mapping[str, Sae],
     tally: Tally,
-    log: Sequence[Codes],
+    fired: Fired,
     text: Text,
     effects: Effects,
     places: Float32[np.ndarray, "latents 2"],
@@ -45,9 +45,9 @@ def columns(
         near=directions.near(sae.w_dec, n_listed),
         encoder_near=directions.near(sae.w_enc.T, n_listed),
         elsewhere=directions.elsewhere(name, saes, n_listed),
-        companions=companions(log, tally, n_listed),
+        companions=companions(fired, tally, n_listed),
         x=places[:, 0],
         y=places[:, 1],
         bands=bands.columns(tally, joined),
-        examples=examples.columns(chosen, log, text),
+        examples=examples.columns(chosen, fired, text),
     )

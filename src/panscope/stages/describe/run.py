@@ -28,9 +28,10 @@ from panscope.sae.sae import Sae
 from panscope.sae.suite import Suite
 from panscope.stages.describe import features
 from panscope.stages.describe.directions import effects
+from panscope.stages.describe.fired import Fired
 from panscope.stages.describe.log import Log
 from panscope.stages.describe.map import How, place
-from panscope.stages.describe.tally import Tally
+from panscope.stages.describe.tally import Tally, scale_of
 from panscope.stages.describe.tokens import Text
 
 STAGE = "describe"
@@ -182,11 +183,11 @@ def _told(
 ) -> tuple[FeatureColumns, dict[str, Any]]:
     """Return the features of a Sae, and what the manifest says of it."""
     settings, sae = work.config, saes[name]
-    codes = work.log.codes(name, sae.width)
-    scale = work.suite.facts[name]["scale"]
+    fired = Fired.of(work.log.codes(name, sae.width))
+    scale = work.suite.facts[name].get("scale") or scale_of(fired.codes)
     tally = Tally.zero(sae.width, scale, settings.n_top, len(text.kinds), settings.seed)
-    for piece, tokens in zip(codes, text.tokens, strict=True):
-        tally.add_(piece, tokens)
+    for firings, tokens in zip(fired.by_latent, text.tokens, strict=True):
+        tally.add_(firings, tokens)
     logits = effects(sae.w_dec, work.model.to_logits(sae.writes[0]), settings.n_listed)
     facts = {
         "sae": name,
@@ -198,7 +199,7 @@ def _told(
         "logit_bin_edges": list(logits.edges),
     }
     places = place(sae.w_dec, settings.map, settings.seed)
-    told = features.columns(name, saes, tally, codes, text, logits, places, settings.n_listed)
+    told = features.columns(name, saes, tally, fired, text, logits, places, settings.n_listed)
     return told, facts
 
 

@@ -9,6 +9,7 @@ Memory a latent, in bytes: 8 bins + 24 + 8 kinds + 16 (2 n_top + SAMPLES * sampl
 ten strongest and four kinds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -17,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from panscope.kernels.bodies import counting
-from panscope.kernels.firings import Codes
+from panscope.kernels.firings import Codes, Firings
 from panscope.stages.describe.tokens import Tokens
 from panscope.stats import LogHistogram, TopK
 
@@ -66,19 +67,29 @@ class Tally:
         """Each latent's strongest firing; zero if it never fired."""
         return self.strongest.scores[:, 0]
 
-    def add_(self, codes: Codes, tokens: Tokens) -> None:
+    def add_(self, firings: Firings, tokens: Tokens) -> None:
         """Take in what fired at the tokens of the text's next piece."""
         body = counting()
-        firings = body.by_latent(codes, 0, codes.width)
-        at = firings.tokens
         bins = body.bins_of(firings.values, torch.tensor(self.histogram.edges[1:-1]))
         any_class = torch.zeros_like(bins)
-        self.n_tokens += codes.n_tokens
+        self.n_tokens += len(tokens.origins)
         body.count_(self.histogram.counts, firings, bins)
-        body.count_(self.kind_counts, firings, tokens.kinds[at])
+        body.count_tokens_(self.kind_counts, firings, tokens.kinds)
         body.sum_(self.total, self.square, firings)
         for best, groups in ((self.strongest, tokens.documents), (self.by_row, tokens.rows)):
             body.offer_(best, firings, firings.values, tokens.origins, groups, any_class)
         lots = body.lots_of(firings, tokens.origins, self.seed * SALT % (1 << 62))
         sample_bins = bins // BINS_PER_SAMPLE_BIN
         body.offer_(self.sampled, firings, lots, tokens.origins, tokens.rows, sample_bins)
+
+
+def scale_of(pieces: Sequence[Codes]) -> float:
+    """Return the scale for a Sae whose suite says none: the median of its latents' maxima.
+
+    In Saes trained here maxima lie at the site's scale too. 1 where nothing fired.
+    """
+    maxima = torch.zeros(pieces[0].width)
+    for piece in pieces:
+        maxima.scatter_reduce_(0, piece.latents.long(), piece.values, "amax")
+    fired = maxima[maxima > 0]
+    return float(fired.median()) if len(fired) else 1.0

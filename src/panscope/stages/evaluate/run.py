@@ -4,6 +4,9 @@
 2. For each batch: one clean forward with logits that also reads every site; from its values each
    Sae's reconstruction; then, through the layers above only, one pass with each Sae spliced in, and
    two ablations of what it writes.
+
+Of a Sae that is part of a whole (the suite's `part_of`) the reconstruction by itself stands for
+nothing: it is measured by what all parts together rebuild of the sites that it writes.
 """
 
 import time
@@ -18,6 +21,7 @@ from panscope import config, splice
 from panscope.config import digest_of
 from panscope.errors import ConfigError
 from panscope.events import Advanced, Emit, Finished, Started
+from panscope.kernels.pairs import Pairs
 from panscope.model import tap
 from panscope.model.load import Model
 from panscope.model.text import Rows
@@ -70,7 +74,8 @@ def run(
 
 def _measure(model: Model, suite: Suite, batches: Sequence[Rows], emit: Emit) -> "_Measurement":
     saes = {name: suite.load(name).to(model.device) for name in suite.names}
-    measurement = _Measurement(model, saes, _means(model, saes.values(), batches), batches[0])
+    means = _means(model, saes.values(), batches)
+    measurement = _Measurement(model, saes, _wholes(suite), means, batches[0])
     seen_tokens = 0
     emit(Started(STAGE, sum(rows.ids.numel() for rows in batches), "tokens"))
     for rows in batches:
@@ -80,13 +85,26 @@ def _measure(model: Model, suite: Suite, batches: Sequence[Rows], emit: Emit) ->
     return measurement
 
 
+def _wholes(suite: Suite) -> list[list[str]]:
+    """Group the Saes whose reconstructions add up; most stand alone."""
+    wholes: dict[str, list[str]] = {}
+    for name, fact in suite.facts.items():
+        wholes.setdefault(fact.get("part_of", name), []).append(name)
+    return list(wholes.values())
+
+
 class _Measurement:
     """The sums for every Sae of a suite, batch after batch; one ablation serves equal writes."""
 
     def __init__(
-        self, model: Model, saes: Mapping[str, Sae], means: Mapping[Sites, Tensor], first: Rows
+        self,
+        model: Model,
+        saes: Mapping[str, Sae],
+        wholes: Sequence[Sequence[str]],
+        means: Mapping[Sites, Tensor],
+        first: Rows,
     ) -> None:
-        self._model, self._saes, self._means = model, saes, means
+        self._model, self._saes, self._wholes, self._means = model, saes, wholes, means
         context = first.ids.shape[1]
         self._clean_loss = Ratio.zero()
         self._fidelity = {name: Fidelity.zero(sae.width, context) for name, sae in saes.items()}
@@ -108,13 +126,25 @@ class _Measurement:
             target = unedited.at(sites)
             replace_(self._zeroed[sites], sites, torch.zeros_like(target))
             replace_(self._averaged[sites], sites, mean.expand_as(target))
-        for name, sae in self._saes.items():
-            x, target = unedited.at(sae.reads), unedited.at(sae.writes)
-            pairs = sae.pairs(x)
-            rebuilt = splice.rebuilt(sae, pairs, x)
-            mean = self._means[sae.writes]
-            self._fidelity[name].add_(pairs, rebuilt, target, mean, rows.mask)
-            replace_(self._spliced[name], sae.writes, rebuilt)
+        for names in self._wholes:
+            fired, sums = self._rebuilt(names, unedited)
+            for name, pairs in fired.items():
+                sites = self._saes[name].writes
+                rebuilt, target = sums.at(sites), unedited.at(sites)
+                self._fidelity[name].add_(pairs, rebuilt, target, self._means[sites], rows.mask)
+                replace_(self._spliced[name], sites, rebuilt)
+
+    def _rebuilt(
+        self, names: Sequence[str], unedited: splice.Clean
+    ) -> tuple[dict[str, Pairs], splice.Sums]:
+        """Return what fires in Saes that make a whole, and what comes of it."""
+        fired, sums = {}, splice.Sums(self._model.d_at)
+        for name in names:
+            sae = self._saes[name]
+            x = unedited.at(sae.reads)
+            fired[name] = sae.pairs(x)
+            sums.add_(sae, splice.rebuilt(sae, fired[name], x))
+        return fired, sums
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Return every Sae's metrics."""

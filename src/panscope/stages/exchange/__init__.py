@@ -4,6 +4,18 @@ from panscope.stages.exchange.card import card
 from panscope.stages.exchange.export import model_of, write
 from panscope.stages.exchange.foreign import Ends
 from panscope.stages.exchange.hub import pull, push
+from panscope.stages.exchange.named import named
+from panscope.stages.exchange.recipe import write_recipe
 from panscope.stages.exchange.run import read
 
-__all__ = ["Ends", "card", "model_of", "pull", "push", "read", "write"]
+__all__ = [
+    "Ends",
+    "card",
+    "model_of",
+    "named",
+    "pull",
+    "push",
+    "read",
+    "write",
+    "write_recipe",
+]

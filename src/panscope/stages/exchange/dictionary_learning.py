@@ -49,7 +49,7 @@ def detect(file: Foreign) -> bool:
     return file.path.suffix == ".pt" and (linear or rows)
 
 
-def read(file: Foreign) -> Slide:
+def read(file: Foreign) -> list[Slide]:
     """Read a dictionary; which class it is stands in its configuration, or in its arrays."""
     trainer = section_in(file.json("config.json"), "trainer")
     name = text_in(trainer, "dict_class") or _class_by_arrays(file)
@@ -59,7 +59,7 @@ def read(file: Foreign) -> Slide:
     layer = number_in(trainer, "layer")
     sae = made(file, ends_of(file, _hook(trainer), None, None if layer is None else int(layer)))
     facts = {"architecture": architecture, "model": text_in(trainer, "lm_name")}
-    return Slide(sae, facts)
+    return [Slide(sae, facts)]
 
 
 def _class_by_arrays(file: Foreign) -> str | None:

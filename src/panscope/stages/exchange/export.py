@@ -3,16 +3,18 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from panscope.atlas.features import Atlas
+from panscope.atlas.notes import Notes
 from panscope.errors import ConfigError
 from panscope.files import read_manifest
 from panscope.sae.suite import Suite
 from panscope.stages.exchange.formats import writable
 from panscope.stages.exchange.leaving import Leaving
 from panscope.stages.exchange.run import SUFFIXES, chosen
+from panscope.stages.exchange.shown import Exhibit
 
 
 def write(
@@ -48,8 +50,9 @@ def _write_features(
 ) -> None:
     atlas, module = Atlas(artefact), writable(form, "atlas")
     named = model or str(atlas.manifest.facts.get("model", {}).get("name", "unnamed"))
-    for name in chosen(str(artefact), list(atlas.saes), only):
-        module.write(atlas, atlas.saes[name], named.rpartition("/")[2], into)
+    saes = [atlas.saes[name] for name in chosen(str(artefact), list(atlas.saes), only)]
+    with closing(Notes.reading(artefact.absolute().parent / "notes.sqlite")) as notes:
+        module.write(Exhibit(atlas, notes, named.rpartition("/")[2]), saes, into)
 
 
 @contextmanager

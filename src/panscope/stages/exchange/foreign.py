@@ -123,7 +123,7 @@ class Foreign:
 
     def nameless(self, what: str) -> NotFound:
         """Return the refusal of a file that does not say where it belongs."""
-        do = "say it: --reads resid_post.12, and --writes for transcoders"
+        do = "say it: --site resid_post.12, and --writes for transcoders"
         return NotFound(str(self.path), f"does not say {what}", do)
 
 

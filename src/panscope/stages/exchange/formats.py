@@ -11,6 +11,7 @@ from panscope.stages.exchange import (
     gemma_scope,
     gemma_scope_2,
     llama_scope,
+    llamascopium,
     neuronpedia,
     openai,
     sae_dashboard,
@@ -25,6 +26,7 @@ FORMATS: tuple[ModuleType, ...] = (
     saelens,
     sparsify,
     llama_scope,
+    llamascopium,
     openai,
     dictionary_learning,
 )

@@ -41,7 +41,7 @@ def detect(file: Foreign) -> bool:
     return file.path.suffix == ".npz" and {name.lower() for name in file.arrays} >= set(ARRAYS)
 
 
-def read(file: Foreign) -> Slide:
+def read(file: Foreign) -> list[Slide]:
     """Read a Sae; the path says which site and model it is of, or the user does."""
     names = {name.lower(): name for name in file.arrays}
     w_enc = file.take(names["w_enc"], None, None)
@@ -55,7 +55,7 @@ def read(file: Foreign) -> Slide:
     reads, writes = ends_of(file, *_ends(file), _layer(file))
     sae = Sae(w_enc, b_enc, w_dec, b_dec, threshold, reads, writes)
     facts = {"architecture": "jumprelu", "model": _model(file), "l0": _l0(file)}
-    return Slide(_behind_scaling(sae) if reads[0].kind == "embed" else sae, facts)
+    return [Slide(_behind_scaling(sae) if reads[0].kind == "embed" else sae, facts)]
 
 
 def canonical(names: list[str]) -> list[str]:
@@ -116,7 +116,7 @@ def _layer(file: Foreign) -> int | None:
 
 
 def _l0(file: Foreign) -> float | None:
-    found = re.search(r"average_l0_(\d+)", file.name)
+    found = re.search(r"average_l0_(\d+)", f"{file.source}/{file.name}")
     return float(found[1]) if found else None
 
 

@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 
 from panscope import files
 from panscope.config import digest_of
-from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError
+from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError, nearest
 
 HUB = "hf://"
 DATASETS = "datasets/"
@@ -156,7 +156,9 @@ def _cached(repo: str, revision: str | None) -> Path:
 
 def _folder_at(root: Path) -> Folder:
     if not root.is_dir():
-        raise NotFound(str(root), "no such folder", f"check the path, or write {HUB}owner/name")
+        beside = [path.name for path in root.parent.glob("*") if path.is_dir()]
+        do = f"check the path ({nearest(root.name, beside)}), or write {HUB}owner/name"
+        raise NotFound(str(root), "no such folder", do)
     found = (path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file())
     hidden = (name for name in found if not any(part.startswith(".") for part in name.parts))
     return Folder(root, tuple(name.as_posix() for name in hidden))

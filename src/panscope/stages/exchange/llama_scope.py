@@ -3,15 +3,13 @@
 encoder.weight (latents, d), encoder.bias, decoder.weight (d, latents), decoder.bias, in bfloat16,
 and one threshold for all, on activations times s = sqrt(d) / their mean norm. We read what SAELens
 6 does: s goes into the weights and the threshold is multiplied by it. That last step we could not
-check against the released files. Its successor, Llamascopium (W_E, W_D), is refused for the same
-reason.
+check against the released files. Its successor is `llamascopium`.
 """
 
 import math
 
 import torch
 
-from panscope.errors import Unsupported
 from panscope.sae.sae import Sae
 from panscope.stages.exchange.foreign import Foreign, Slide, section_in, text_in
 from panscope.stages.exchange.hooks import ends_of
@@ -21,18 +19,14 @@ CONFIG = "../hyperparams.json"
 
 
 def detect(file: Foreign) -> bool:
-    """Whether it has two linear layers and hyperparameters above, or its successor's arrays."""
-    if file.path.suffix != ".safetensors":
-        return False
-    linear = file.has("encoder.weight", "decoder.weight", "decoder.bias")
-    return file.has("W_E", "W_D") or (linear and bool(file.json(CONFIG)))
+    """Whether it has two linear layers and hyperparameters above."""
+    linear = ("encoder.weight", "decoder.weight", "decoder.bias")
+    is_linear = file.path.suffix == ".safetensors" and file.has(*linear)
+    return is_linear and bool(file.json(CONFIG))
 
 
-def read(file: Foreign) -> Slide:
+def read(file: Foreign) -> list[Slide]:
     """Read an autoencoder."""
-    if file.has("W_E", "W_D"):
-        found = "is Llamascopium's format, whose thresholds nobody here has verified"
-        raise Unsupported(str(file.path), found, "convert it with SAELens")
     config = file.json(CONFIG)
     w_enc = file.take("encoder.weight", None, None).T
     d, width = w_enc.shape
@@ -48,4 +42,4 @@ def read(file: Foreign) -> Slide:
         torch.full((width,), jump * scale),
         *ends_of(file, text_in(config, "hook_point_in"), None),
     )
-    return Slide(sae, {"architecture": "jumprelu", "model": "meta-llama/Llama-3.1-8B"})
+    return [Slide(sae, {"architecture": "jumprelu", "model": "meta-llama/Llama-3.1-8B"})]

@@ -2,53 +2,77 @@
 
     v1/<model>/<source>/release.jsonl  model.jsonl  sourceset.jsonl  source.jsonl
                         features/batch-N.jsonl.gz   activations/batch-N.jsonl.gz
+                        explanations/batch-N.jsonl.gz
+    v1/config/explanation_type.jsonl  explanation_model_type.jsonl
 
 A source is `<layer>-<set>`, as in `20-panscope-resid-post-w16384-l0-71-s0`. The importer takes a
 table's columns from its first line, so every line has all of them, and it never updates a row: ids
 are digests of what the row is of. Rows belong to `CREATOR`, whom an importer may have to replace.
+Explanations are the labels of the notes; the tables in `config` hold the names they refer to.
 """
 
 import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from panscope.atlas.features import Atlas
+from panscope.atlas.labels import HUMAN, Label, Score
 from panscope.atlas.records import Feature, SaeRecord
 from panscope.errors import Unsupported
 from panscope.files import write_bytes
 from panscope.sites import Site
+from panscope.stages.exchange import neuronpedia_tables as tables
 from panscope.stages.exchange import shown
 from panscope.stages.exchange.hooks import hook_of
+from panscope.stages.exchange.neuronpedia_tables import CREATOR, Row
+from panscope.stages.exchange.shown import Exhibit
 
 NAME = "neuronpedia"
-CREATOR = "panscope"
-Row = dict[str, Any]
+Maker = tuple[str, str]
+"""A method and an author, as labels name them."""
 
 
-def write(atlas: Atlas, sae: SaeRecord, model: str, folder: Path) -> None:
-    """Write the features of a Sae as a source of its own."""
-    site = Site.parse(sae.site)
+def write(exhibit: Exhibit, saes: Sequence[SaeRecord], folder: Path) -> None:
+    """Write the features of each Sae as a source of its own, and who explained them."""
+    now = datetime.now(UTC).isoformat()
+    makers = {maker for sae in saes for maker in _write_source(exhibit, sae, folder, now)}
+    for table, row_of, names in (
+        ("explanation_type", tables.explanation_type, {method for method, _ in makers}),
+        ("explanation_model_type", tables.explanation_model, {author for _, author in makers}),
+    ):
+        rows = [row_of(name, now) for name in sorted(names)]
+        _lines(folder / f"v1/config/{table}.jsonl", rows)
+
+
+def _write_source(exhibit: Exhibit, sae: SaeRecord, folder: Path, now: str) -> set[Maker]:
+    """Write one source; return what made its labels, people apart."""
+    atlas, model, site = exhibit.atlas, exhibit.model, Site.parse(sae.site)
     if site.layer is None:
         raise Unsupported(sae.sae, "is of no layer, and sources have one", "export other Saes")
     set_name = _slug(f"panscope-{sae.sae}".replace(f".{site.layer}/", "/"))
     source = f"{site.layer}-{set_name}"
-    place, now = folder / "v1" / model / source, datetime.now(UTC).isoformat()
+    place = folder / "v1" / model / source
     own = {"modelId": model, "creatorId": CREATOR, "createdAt": now}
-    _lines(place / "release.jsonl", [_release(own, set_name)])
-    _lines(place / "model.jsonl", [_model(own)])
-    _lines(place / "sourceset.jsonl", [_source_set(own, set_name, site)])
-    _lines(place / "source.jsonl", [_source(own, source, set_name, shown.text_read(atlas, sae))])
-    owned = {**own, "layer": source}
+    text = shown.text_read(atlas, sae)
+    _lines(place / "release.jsonl", [tables.release(own, set_name)])
+    _lines(place / "model.jsonl", [tables.model(own)])
+    _lines(place / "sourceset.jsonl", [tables.source_set(own, set_name, site)])
+    _lines(place / "source.jsonl", [tables.source(own, source, set_name, text)])
+    owned, makers = {**own, "layer": source}, set[Maker]()
     for number, features in enumerate(shown.in_files(shown.living(atlas, sae))):
         rows = [_feature(owned, atlas, sae, feature, set_name, site) for feature in features]
         _lines(place / f"features/batch-{number}.jsonl.gz", rows)
-        activations = (row for f in features for row in _activations(owned, atlas, f))
+        labels = [label for f in features for label in exhibit.labels(sae.sae, f.index)]
+        explanations = [_explanation(owned, label) for label in labels]
+        _lines(place / f"explanations/batch-{number}.jsonl.gz", explanations)
+        activations = [row for f in features for row in _activations(owned, atlas, f)]
         _lines(place / f"activations/batch-{number}.jsonl.gz", activations)
+        makers |= {(label.method, label.author) for label in labels if label.method != HUMAN}
+    return makers
 
 
 def _feature(
@@ -68,6 +92,33 @@ def _feature(
         "topkCosSimValues": [shown.rounded(cosine) for cosine in feature.neighbour_cosines],
         **shown.columns(atlas, sae, feature),
     }
+
+
+def _explanation(own: Row, label: Label) -> Row:
+    """Lay a label out; a corrected text is another row, as none is ever updated."""
+    is_human = label.method == HUMAN
+    known = (own["modelId"], own["layer"], label.index, label.method, label.text)
+    return {
+        "id": _id("explanation", *known),
+        "modelId": own["modelId"],
+        "layer": own["layer"],
+        "index": str(label.index),
+        "description": label.text,
+        "embedding": None,
+        "authorId": CREATOR,
+        "typeName": None if is_human else label.method,
+        "explanationModelName": None if is_human else label.author,
+        "notes": "; ".join([f"by {label.author}", *map(_in_words, label.scores)]),
+        "createdAt": label.created,
+    }
+
+
+def _in_words(score: Score) -> str:
+    """Tell a score: the import takes none, but every explanation has room for notes."""
+    if score.value is None:
+        return f"{score.scorer} not answered"
+    beside = "" if score.baseline is None else f", {score.baseline:.3f} by another's label"
+    return f"{score.scorer} {score.value:.3f}{beside} ({score.n} answers)"
 
 
 def _activations(own: Row, atlas: Atlas, feature: Feature) -> Iterable[Row]:
@@ -92,79 +143,6 @@ def _activations(own: Row, atlas: Atlas, feature: Feature) -> Iterable[Row]:
         }
 
 
-def _release(own: Row, name: str) -> Row:
-    shared = {key: own[key] for key in ("creatorId", "createdAt")}
-    return {
-        **shared,
-        "name": name,
-        "description": "Sparse autoencoders described by panscope",
-        "descriptionShort": "Sparse autoencoders described by panscope",
-        "creatorName": CREATOR,
-        "creatorNameShort": CREATOR,
-        "creatorEmail": None,
-        "visibility": "UNLISTED",
-        "isNewUi": True,
-        "featured": False,
-        "urls": [],
-        "defaultSourceSetName": name,
-        "defaultSourceId": None,
-        "defaultUmapSourceIds": [],
-    }
-
-
-def _model(own: Row) -> Row:
-    return {
-        "id": own["modelId"],
-        "creatorId": own["creatorId"],
-        "createdAt": own["createdAt"],
-        "updatedAt": own["createdAt"],
-        "displayName": own["modelId"],
-        "displayNameShort": own["modelId"],
-        "instruct": own["modelId"].endswith("-it"),
-        "visibility": "UNLISTED",
-        "inferenceEnabled": False,
-        **dict.fromkeys(("tlensId", "dimension", "layers", "neuronsPerLayer", "owner")),
-        **dict.fromkeys(("defaultSourceSetName", "defaultSourceId", "website")),
-    }
-
-
-def _source_set(own: Row, name: str, site: Site) -> Row:
-    return {
-        **own,
-        "name": name,
-        "description": f"Sparse autoencoders of {site.kind}",
-        "type": site.kind,
-        "hasDashboards": True,
-        "visibility": "UNLISTED",
-        "creatorName": CREATOR,
-        "creatorEmail": None,
-        "releaseName": name,
-        "urls": [],
-        "defaultOfModelId": None,
-        "defaultRange": 1,
-        "defaultShowBreaks": True,
-        **{f"show{what}": False for what in ("Dfa", "Correlated", "HeadAttribution", "Umap")},
-    }
-
-
-def _source(own: Row, source: str, name: str, text: Row) -> Row:
-    return {
-        **own,
-        "num_prompts": text["n_prompts_total"],
-        "num_tokens_in_prompt": text["n_tokens_in_prompt"],
-        "dataset": text["dataset"],
-        "id": source,
-        "setName": name,
-        "hasDashboards": True,
-        "inferenceEnabled": False,
-        "inferenceHosts": [],
-        "visibility": "UNLISTED",
-        **dict.fromkeys(("saelensConfig", "saelensRelease", "saelensSaeId", "notes")),
-        **dict.fromkeys(("hfRepoId", "hfFolderId", "defaultOfModelId")),
-        **{f"hasUmap{what}": False for what in ("", "LogSparsity", "Clusters")},
-    }
-
-
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
@@ -174,6 +152,9 @@ def _id(*parts: object) -> str:
     return "c" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _lines(path: Path, rows: Iterable[Row]) -> None:
+def _lines(path: Path, rows: Sequence[Row]) -> None:
+    """Write a table; none without rows, as the importer looks for columns in the first."""
+    if not rows:
+        return
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

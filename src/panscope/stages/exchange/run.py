@@ -8,7 +8,8 @@ format knows and that is not whole, or asks for what a Sae cannot do, ends the r
 import fnmatch
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,15 +22,16 @@ from panscope.sites import Site
 from panscope.stages.exchange import gemma_scope, hub
 from panscope.stages.exchange.foreign import Ends, Foreign, Slide
 from panscope.stages.exchange.formats import FORMATS, format_of
+from panscope.stages.exchange.named import CANONICAL
 
 STAGE = "exchange"
 SUFFIXES = (".npz", ".safetensors", ".pt")
-CANONICAL = "canonical"
 BESIDE = ("sparsity", "examples", "activations_store_state", "activation_whitening")
 """What lies beside weights and is none: it is not fetched."""
+MOST_UNCHOSEN = 8
+"""Files that are fetched unasked: one repository of Gemma Scope has 316, of 300 MB and more."""
 USUAL = ("params", "sae_weights", "sae", "ae", "final")
 """What files of weights are called where the folder's name tells them apart."""
-THRESHOLDS_IN_A_SCALE = 32  # as in Saes trained here: the median lies at 2^-5 of the site's scale
 
 
 def read(
@@ -48,7 +50,10 @@ def read(
     started = time.monotonic()
     wanted = {"only": list(only), **ends._asdict(), "revision": revision}
     place = hub.locate(source, revision)
+    _refuse_ours(source, place.names)
     names = chosen(source, [name for name in place.names if _may_be_weights(name)], wanted["only"])
+    if isinstance(place, hub.Repository) and not wanted["only"]:
+        _refuse_many(source, names)
     config, inputs = {"source": source, **wanted}, {"source": place.digest(names)}
     if files.made(into, KIND, config, inputs):
         emit(Finished(STAGE, 0.0, reused=True))
@@ -58,16 +63,32 @@ def read(
     facts: dict[str, dict[str, Any]] = {}
     for done, name in enumerate(names, 1):
         file = Foreign(place.fetched(name), name, source, ends)
-        if fact := _taken(file, into, facts, emit):
+        for fact in _taken(file, into, facts, emit):
             facts[fact["sae"]] = fact
         emit(Advanced(STAGE, done))
     if not facts:
         known = ", ".join(form.NAME for form in FORMATS)
         raise NotFound(source, "holds no Sae in a format we know", f"formats: {known}")
+    _warn_of_missing_parts(facts.values(), emit)
     in_order = sorted(facts.values(), key=lambda fact: Site.parse(fact["site"]).order)
     files.seal(into, KIND, config, inputs, {"saes": in_order})
     emit(Finished(STAGE, time.monotonic() - started))
     return Suite.open(into)
+
+
+def _refuse_ours(source: str, names: Iterable[str]) -> None:
+    """Raise ConfigError for a suite: our weights have the names of Gemma Scope 2's."""
+    if {files.MANIFEST, "sae.json"} <= {PurePosixPath(name).name for name in names}:
+        do = f"use it as it is, or, on the Hub, panscope pull {source}"
+        raise ConfigError(source, "holds a suite of panscope", do)
+
+
+def _refuse_many(source: str, names: list[str]) -> None:
+    """Raise ConfigError where a whole repository would be fetched that nobody chose from."""
+    if len(names) > MOST_UNCHOSEN:
+        some = PurePosixPath(names[0]).parent
+        do = f"choose, such as {source}/{some}, or write {source}/* for all"
+        raise ConfigError(source, f"holds {len(names)} files of weights", do)
 
 
 def _may_be_weights(name: str) -> bool:
@@ -77,51 +98,64 @@ def _may_be_weights(name: str) -> bool:
 
 def _taken(
     file: Foreign, into: Path, taken: Mapping[str, Any], emit: Emit
-) -> dict[str, Any] | None:
-    """Write what a file holds into the suite; return its facts, None if no format knows it."""
+) -> Iterator[dict[str, Any]]:
+    """Write what a file holds into the suite; yield its facts, nothing if no format knows it."""
     form = format_of(file)
     if form is None:
         emit(Warned(STAGE, f"{file.name} is in no format we know"))
-        return None
-    slide: Slide = form.read(file)
-    sae_id = f"{slide.sae.writes[0]}/{_name(file, slide.sae)}"
-    if sae_id in taken:
-        found = f"and {taken[sae_id]['file']} would both be {sae_id}"
-        raise ConfigError(f"{file.source}: {file.name}", found, "read them apart, with --only")
-    write_sae(into, sae_id, slide.sae)
-    return {**_facts(sae_id, slide), "format": form.NAME, "source": file.source, "file": file.name}
+        return
+    slides: list[Slide] = form.read(file)
+    for slide in slides:
+        sae_id = f"{slide.sae.writes[0]}/{_name(file, slide)}"
+        if sae_id in taken:
+            found = f"and {taken[sae_id]['file']} would both be {sae_id}"
+            raise ConfigError(f"{file.source}: {file.name}", found, "read them apart, with --only")
+        write_sae(into, sae_id, slide.sae)
+        origin = {"format": form.NAME, "source": file.source, "file": file.name}
+        yield {**_facts(sae_id, slide), **origin}
+
+
+def _warn_of_missing_parts(facts: Iterable[Mapping[str, Any]], emit: Emit) -> None:
+    """Say where some parts of a whole were not read: what the others rebuild is not all."""
+    wholes = {fact["part_of"]: fact["parts"] for fact in facts if "part_of" in fact}
+    read = Counter(fact.get("part_of") for fact in facts)
+    for whole, n_parts in wholes.items():
+        if read[whole] < n_parts:
+            text = f"{read[whole]} of the {n_parts} parts of {whole} were read"
+            emit(Warned(STAGE, f"{text}: what they rebuild adds up to less than all"))
 
 
 def _facts(sae_id: str, slide: Slide) -> dict[str, Any]:
     """Say what the manifest holds of a Sae: as of our own, as far as it is known."""
     sae = slide.sae
-    kinds = {(True, False): "autoencoder", (False, False): "transcoder"}
     facts: dict[str, Any] = {
         "sae": sae_id,
         "site": str(sae.writes[0]),
         "reads": [str(site) for site in sae.reads],
         "writes": [str(site) for site in sae.writes],
-        "kind": kinds.get((sae.reads == sae.writes, sae.skip is not None), "skip_transcoder"),
+        "kind": _kind(sae),
         "width": sae.width,
-        "scale": _scale(sae),
         **{key: value for key, value in slide.facts.items() if value is not None},
     }
     return facts if sae.k is None else {**facts, "target_l0": float(sae.k)}
 
 
-def _scale(sae: Sae) -> float:
-    """Guess the size of activations, in whose octaves `describe` counts; files do not say it."""
-    threshold = float(sae.threshold.median())
-    in_latents = float(sae.b_dec.norm() / sae.w_dec.norm(dim=1).median().clamp_min(1e-8))
-    return THRESHOLDS_IN_A_SCALE * threshold if threshold > 0 else in_latents or 1.0
+def _kind(sae: Sae) -> str:
+    if len(sae.reads) > 1 or len(sae.writes) > 1:
+        return "crosscoder"
+    kinds = {(True, False): "autoencoder", (False, False): "transcoder"}
+    return kinds.get((sae.reads == sae.writes, sae.skip is not None), "skip_transcoder")
 
 
-def _name(file: Foreign, sae: Sae) -> str:
+def _name(file: Foreign, slide: Slide) -> str:
     """Make the name of a Sae from its place, without what its site says already."""
     *folders, last = PurePosixPath(file.name).with_suffix("").parts
-    parts = (folders or [Path(file.source).name]) if last in USUAL else [*folders, last]
+    is_usual = last in USUAL or last.startswith("params_layer_")
+    parts = (folders or [Path(file.source).name]) if is_usual else [*folders, last]
+    if "part_of" in slide.facts:
+        parts.append(f"from_{slide.sae.reads[0].layer}")
     name = re.sub(r"[^\w+-]+", "_", "_".join(parts)).strip("_")
-    return name.removeprefix(f"layer_{sae.writes[0].layer}_") or "sae"
+    return name.removeprefix(f"layer_{slide.sae.writes[0].layer}_") or "sae"
 
 
 def chosen(source: str, names: list[str], only: Iterable[str]) -> list[str]:

@@ -1,8 +1,10 @@
 """SAEDashboard's `batch-N.json`: the features of a Sae, some hundreds a file.
 
-Neuronpedia's converter reads them. `skipped_indexes.json` lists the features that never fired.
+Neuronpedia's converter reads them; they have no room for labels. `skipped_indexes.json` lists the
+features that never fired.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,20 @@ from panscope.atlas.records import Feature, SaeRecord
 from panscope.files import write_json
 from panscope.sites import Site
 from panscope.stages.exchange import shown
+from panscope.stages.exchange.shown import Exhibit
 
 NAME = "sae_dashboard"
 
 
-def write(atlas: Atlas, sae: SaeRecord, model: str, folder: Path) -> None:
-    """Write the features of a Sae into a folder of its own."""
+def write(exhibit: Exhibit, saes: Sequence[SaeRecord], folder: Path) -> None:
+    """Write the features of each Sae into a folder of its own."""
+    for sae in saes:
+        _write_one(exhibit.atlas, sae, exhibit.model, folder / sae.sae)
+
+
+def _write_one(atlas: Atlas, sae: SaeRecord, model: str, place: Path) -> None:
     about = {"model_id": model, "layer": Site.parse(sae.site).layer, "sae_set": sae.sae}
-    place, dead = folder / sae.sae, set(range(sae.width))
+    dead = set(range(sae.width))
     for number, features in enumerate(shown.in_files(shown.living(atlas, sae))):
         dead -= {feature.index for feature in features}
         rows = [_feature(atlas, sae, feature) for feature in features]

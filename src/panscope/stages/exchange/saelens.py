@@ -3,8 +3,8 @@
 W_enc (d_in, latents), W_dec (latents, d_out), b_enc, b_dec; by architecture threshold, W_skip
 (d_out, d_in), or b_gate, b_mag, r_mag. `apply_b_dec_to_input` subtracts b_dec from the input;
 `rescale_acts_by_decoder_norm` has TopK compare latents times the norms of their decoder rows.
-Whatever the input is divided by token by token (layer_norm, constant_norm_rescale) cannot be folded
-into weights and is refused; the scale of `expected_average_only_in` stands in
+What the input is divided by token by token (layer_norm, constant_norm_rescale) is `divided`; the
+scale of `expected_average_only_in` stands in
 `activation_scaler.json` beside checkpoints: sae(s x) / s.
 """
 
@@ -22,6 +22,7 @@ from panscope.errors import Unsupported
 from panscope.files import write_bytes, write_json
 from panscope.sae.sae import Sae
 from panscope.sites import Site
+from panscope.stages.exchange.divided import cancelled
 from panscope.stages.exchange.foreign import (
     Facts,
     Foreign,
@@ -38,6 +39,7 @@ NAME = "saelens"
 TOPK = ("topk",)
 THRESHOLDS = ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+BY_TOKEN = ("layer_norm", "constant_norm_rescale")
 BATCHTOPK = ("batchtopk", "matryoshka_batchtopk")
 KNOWN = ("standard", "gated", *TOPK, *THRESHOLDS, *TRANSCODERS[:2], *BATCHTOPK)
 VERSION = "6.0.0"
@@ -53,7 +55,7 @@ def detect(file: Foreign) -> bool:
     )
 
 
-def read(file: Foreign) -> Slide:
+def read(file: Foreign) -> list[Slide]:
     """Read a Sae of any architecture whose latents depend on nothing but their token."""
     config = _modern(file.json("cfg.json"))
     architecture = config.get("architecture", "standard")
@@ -62,7 +64,10 @@ def read(file: Foreign) -> Slide:
     meta = section_in(config, "metadata")
     writes = text_in(meta, "hook_name_out") if architecture in TRANSCODERS else None
     ends = ends_of(file, text_in(meta, "hook_name"), writes)
-    sae, scale = _assembled(file, config, architecture, ends), _scale(file, config, architecture)
+    sae, how = _assembled(file, config, architecture, ends), config["normalize_activations"]
+    if how in BY_TOKEN and architecture not in TRANSCODERS:
+        sae, how = cancelled(file, f"{how}", sae, centres=how == "layer_norm"), "none"
+    scale = _scale(file, how, architecture)
     if scale != 1:
         w_dec, b_dec = sae.w_dec / scale, sae.b_dec / scale
         sae = replace(sae, w_enc=sae.w_enc * scale, w_dec=w_dec, b_dec=b_dec)
@@ -70,7 +75,7 @@ def read(file: Foreign) -> Slide:
         sae = _in_norms(sae, scale)
     texts = {"model": text_in(meta, "model_name"), "text": text_in(meta, "dataset_path")}
     l0 = number_in(meta, "l0")
-    return Slide(sae, {"architecture": _ours(architecture), "l0": l0, **texts})
+    return [Slide(sae, {"architecture": _ours(architecture), "l0": l0, **texts})]
 
 
 def _modern(config: Facts) -> dict[str, Any]:
@@ -138,9 +143,8 @@ def _in_norms(sae: Sae, scale: float) -> Sae:
     return replace(sae, w_enc=w_enc, b_enc=b_enc, w_dec=w_dec, threshold=sae.threshold / scale)
 
 
-def _scale(file: Foreign, config: Facts, architecture: str) -> float:
+def _scale(file: Foreign, how: object, architecture: str) -> float:
     """Return what the input is multiplied by, and the output divided."""
-    how = config["normalize_activations"]
     if how in ("none", None):
         return 1.0
     if how != "expected_average_only_in" or architecture in TRANSCODERS:

@@ -2,14 +2,16 @@
 
 Both have one object an example with the interval of activations that it was chosen from; the
 strongest contexts have -1 for both its lower end and its share. What an Atlas does not keep
-(alignment with neurons, correlations, the logits' histogram) is left empty, as they allow.
+(alignment and correlation with neurons, cosines of activations) is left empty, as they allow.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from panscope.atlas.features import Atlas
+from panscope.atlas.labels import Label
+from panscope.atlas.notes import Notes
 from panscope.atlas.records import Example, Feature, SaeRecord
 
 DECIMALS = 5
@@ -20,11 +22,24 @@ EMPTY: dict[str, list[float]] = {
     for table, columns in {
         "neuron_alignment": ("indices", "values", "l1"),
         "correlated_neurons": ("indices", "l1", "pearson"),
-        "correlated_features": ("indices", "l1", "pearson"),
-        "logits_hist_data_bar": ("heights", "values"),
+        "correlated_features": ("l1",),  # a cosine, whatever it is called
     }.items()
     for column in columns
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """What is shown: an Atlas, the notes beside it, and what its model is called there."""
+
+    atlas: Atlas
+    notes: Notes
+    model: str
+
+    def labels(self, sae: str, index: int) -> Collection[Label]:
+        """Return a feature's newest label by each method; those it replaced are history."""
+        labels = self.notes.labels(sae, index)
+        return {label.method: label for label in reversed(labels)}.values()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +97,10 @@ def columns(atlas: Atlas, sae: SaeRecord, feature: Feature) -> dict[str, object]
         "pos_str": [atlas.pieces[token] for token in feature.top_tokens],
         "pos_values": [rounded(logit) for logit in feature.top_logits],
         "frac_nonzero": feature.density,
-        **_bars(sae, feature),
+        "correlated_features_indices": list(feature.companions),
+        "correlated_features_pearson": [rounded(c) for c in feature.companion_correlations],
+        **_bars("freq", sae.bin_edges, feature.histogram),
+        **_bars("logits", sae.logit_bin_edges, feature.logit_histogram),
     }
 
 
@@ -98,12 +116,11 @@ def _interval(feature: Feature, example: Example) -> tuple[float, float, float]:
     return rounded(band.low), rounded(band.high), band.share * feature.density
 
 
-def _bars(sae: SaeRecord, feature: Feature) -> dict[str, object]:
-    """Return the histogram from its first to its last bar, by the middles of the bins."""
-    filled = [number for number, count in enumerate(feature.histogram) if count]
-    bins = range(filled[0], filled[-1] + 1)
-    edges = sae.bin_edges
+def _bars(name: str, edges: Sequence[float], counts: Sequence[int]) -> dict[str, object]:
+    """Return a histogram from its first to its last bar, by the middles of the bins."""
+    filled = [number for number, count in enumerate(counts) if count]
+    bins = range(filled[0], filled[-1] + 1) if filled else ()
     return {
-        "freq_hist_data_bar_values": [rounded((edges[n] + edges[n + 1]) / 2) for n in bins],
-        "freq_hist_data_bar_heights": [feature.histogram[n] for n in bins],
+        f"{name}_hist_data_bar_values": [rounded((edges[n] + edges[n + 1]) / 2) for n in bins],
+        f"{name}_hist_data_bar_heights": [counts[n] for n in bins],
     }

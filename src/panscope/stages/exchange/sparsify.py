@@ -3,7 +3,7 @@
 encoder.weight (latents, d), encoder.bias, W_dec (latents, d), b_dec, perhaps W_skip (d, d):
 f = the k largest of relu(W (x - b_dec) + b), x' = f W_dec + b_dec + W_skip x; a transcoder does not
 subtract b_dec. Hookpoints are modules below the model: `layers.5` is a layer's output,
-`layers.5.mlp` its MLP's, which in Gemma is not what is added to the stream: say --reads there.
+`layers.5.mlp` its MLP's, which in Gemma is not what is added to the stream: say --site there.
 """
 
 import re
@@ -32,11 +32,14 @@ def detect(file: Foreign) -> bool:
     return file.path.suffix == ".safetensors" and file.has(*names)
 
 
-def read(file: Foreign) -> Slide:
+def read(file: Foreign) -> list[Slide]:
     """Read a sparse coder; one that transcodes reads and writes what the user says."""
     config = file.json("cfg.json")
     if (activation := config.get("activation", "topk")) not in ACTIVATIONS:
         raise file.unknown("activation", activation, ACTIVATIONS)
+    if config.get("signed"):  # of versions before 1: the k largest of either sign
+        found = "keeps latents below zero too, which no Sae here does"
+        raise Unsupported(f"{file.path}: signed", found, "read one with signed = false")
     encoder = file.take("encoder.weight", None, None)
     width, d = encoder.shape
     w_dec, b_dec = file.take("W_dec", width, d), file.take("b_dec", d)
@@ -47,7 +50,7 @@ def read(file: Foreign) -> Slide:
         raise file.nameless("what its transcoder writes")
     ends = ends_of(file, _hook(file), None)
     sae = Sae(encoder.T, b_enc, w_dec, b_dec, torch.zeros(width), *ends, k=k, skip=skip)
-    return Slide(sae, {"architecture": "topk", "model": _model(file)})
+    return [Slide(sae, {"architecture": "topk", "model": _model(file)})]
 
 
 def _hook(file: Foreign) -> str | None:

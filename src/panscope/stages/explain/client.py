@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Condition, Event, Lock
 from typing import Any, TypeVar
@@ -193,13 +194,18 @@ class Client:
         raise PanscopeError(self.endpoint.base_url, found, do)
 
 
+def refuse_without_library() -> None:
+    """Raise ConfigError where the client's library is not installed: it is an extra."""
+    if find_spec("httpx2") is None:
+        do = "run pip install 'panscope[explain]'"
+        raise ConfigError("explain", "httpx2 is not installed", do)
+
+
 def connect(endpoint: Endpoint, kept: Path) -> Client:
     """Make a client; ConfigError without a model's name, the library or the key that is named."""
-    try:
-        import httpx2
-    except ModuleNotFoundError as error:
-        do = "run pip install 'panscope[explain]'"
-        raise ConfigError("explain", "httpx2 is not installed", do) from error
+    refuse_without_library()
+    import httpx2
+
     if not endpoint.model:
         raise ConfigError("explain", f"no model at {endpoint.base_url} is named", "add model = ...")
     headers = {"Authorization": f"Bearer {key}"} if (key := key_of(endpoint)) else {}

@@ -18,11 +18,12 @@ LEAST = 2  # firing windows that each half must have
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """Someone who finds labels; `author` and `method` stand in the notes."""
+    """Someone who finds labels, and who reads them; `author` and `method` stand in the notes."""
 
     author: str
     method: str
     explain: Callable[[Sequence[Window]], Reading | None]
+    read: Callable[[str], Reading]
 
 
 @dataclass(frozen=True, slots=True)

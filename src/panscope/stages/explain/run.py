@@ -1,5 +1,6 @@
 """From an Atlas to labels with scores: features in groups, each written when it is whole."""
 
+import json
 import math
 import time
 from collections import Counter, defaultdict
@@ -17,17 +18,19 @@ import numpy as np
 from pydantic import Field
 
 from panscope import config
+from panscope.atlas.contexts import Contexts
 from panscope.atlas.features import Atlas
 from panscope.atlas.labels import Score
 from panscope.atlas.notes import Notes
-from panscope.atlas.queries import Contexts
 from panscope.config import digest_of
-from panscope.errors import NotFound, nearest
+from panscope.errors import ConfigError, NotFound, nearest
 from panscope.events import Advanced, Emit, Finished, Started, Warned
 from panscope.stages.explain import judge, meaning, rules
-from panscope.stages.explain.client import connect
+from panscope.stages.explain.client import connect, refuse_without_library
 from panscope.stages.explain.endpoint import Endpoint
 from panscope.stages.explain.group import LEAST, Explainer, Manner, case, labels
+from panscope.stages.explain.judge import Judge
+from panscope.stages.explain.letter import Letter
 from panscope.stages.explain.score import Scorer
 from panscope.stages.explain.windows import Row, Rows
 
@@ -64,6 +67,31 @@ class Config(config.Config):
         return self.endpoint.at_once if self.by == "endpoint" else 1
 
 
+def config_of(run: Path) -> Config:
+    """Read how the recipe of a run folder explains; a run without one explains as usual.
+
+    Raises ConfigError for a recipe that cannot be used.
+    """
+    path = run / "recipe.json"
+    try:
+        tree = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(str(path), f"is not JSON ({error})", "run a stage again") from error
+    return Config.parse(tree.get("explain", {}), str(path))
+
+
+def embedding_of(run: Path) -> Endpoint:
+    """Return the embedding model that the recipe of a run folder names.
+
+    Raises ConfigError if it names none, or what asks it is not installed.
+    """
+    refuse_without_library()
+    if (endpoint := config_of(run).meaning) is not None:
+        return endpoint
+    do = "name an embedding model in [explain.meaning] and run panscope explain"
+    raise ConfigError(run.resolve().name, "has no labels by meaning", do)
+
+
 def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> Mapping[str, int]:
     """Label the features of an atlas and score the labels, into `notes`; say how many became what.
 
@@ -73,14 +101,17 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
     Raises NotFound for a Sae or feature that is not there.
     """
     started, counts = time.monotonic(), Counter[str]()
-    chosen = {sae: _chosen(config, atlas, sae) for sae in _saes(config, atlas)}
-    rows, found = _rows(atlas), defaultdict[str, list[Score]](list)
-    emit(Started(STAGE, sum(map(len, chosen.values())), "features"))
+    indices = {sae: chosen(config, atlas, sae) for sae in named_saes(config, atlas)}
+    rows, found = rows_of(atlas), defaultdict[str, list[Score]](list)
+    emit(Started(STAGE, sum(map(len, indices.values())), "features"))
     # The explainer ends first: on an interrupt it lets go of the threads that wait for an answer.
-    with ThreadPoolExecutor(config.at_once) as pool, _explainer(config, kept) as (explainer, spent):
-        manner = _manner(config, atlas, explainer)
-        for sae, group in _groups(chosen):
-            features = atlas.features(sae, _in_company(config, atlas, sae, group))
+    with (
+        ThreadPoolExecutor(config.at_once) as pool,
+        explainer_of(config, kept) as (explainer, spent),
+    ):
+        manner = manner_of(config, atlas, explainer)
+        for sae, group in _groups(indices):
+            features = atlas.features(sae, in_company(config, atlas, sae, group))
             cases = [case(manner, feature, rows) for feature in features]
             made, became = labels(manner, sae, cases, group, notes, pool)
             notes.add_all(made)
@@ -96,7 +127,7 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
     return counts
 
 
-def _saes(config: Config, atlas: Atlas) -> list[str]:
+def named_saes(config: Config, atlas: Atlas) -> list[str]:
     """Find the Saes that are named, in the order of a forward pass."""
     for pattern in config.saes:
         if not any(fnmatchcase(sae, pattern) for sae in atlas.saes):
@@ -105,7 +136,7 @@ def _saes(config: Config, atlas: Atlas) -> list[str]:
     return [sae for sae in atlas.saes if any(fnmatchcase(sae, p) for p in config.saes)]
 
 
-def _chosen(config: Config, atlas: Atlas, sae: str) -> list[int]:
+def chosen(config: Config, atlas: Atlas, sae: str) -> list[int]:
     """List the features to explain, in order of their index."""
     width = atlas.sae(sae).width
     if beyond := [index for index in config.features if index >= width]:
@@ -125,7 +156,7 @@ def _groups(chosen: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Sequence
         yield from ((sae, indices[a:b]) for a, b in pairwise(edges))
 
 
-def _in_company(config: Config, atlas: Atlas, sae: str, group: Sequence[int]) -> Sequence[int]:
+def in_company(config: Config, atlas: Atlas, sae: str, group: Sequence[int]) -> Sequence[int]:
     """Add, to a feature that is alone, another whose label is its baseline."""
     others = [index for index in _alive(atlas, sae) if index not in group]
     if len(group) > 1 or not others:
@@ -138,12 +169,14 @@ def _alive(atlas: Atlas, sae: str) -> list[int]:
     return found
 
 
-def _rows(atlas: Atlas) -> Rows:
+def rows_of(atlas: Atlas) -> Rows:
+    """Look rows of the atlas's text up, some of them kept."""
     contexts, pieces = Contexts(atlas), atlas.pieces
     return lru_cache(ROWS_KEPT)(lambda number: Row.of(contexts.get(number), pieces))
 
 
-def _manner(config: Config, atlas: Atlas, explainer: Explainer) -> Manner:
+def manner_of(config: Config, atlas: Atlas, explainer: Explainer) -> Manner:
+    """Name all that labels and scores will depend on besides the feature."""
     how = config.model_dump(exclude={"saes", "features", "at_most", "endpoint", "meaning"})
     asked = {"base_url", "model", "temperature", "answer_tokens"}
     whom = config.endpoint.model_dump(include=asked) if config.by == "endpoint" else {}
@@ -154,14 +187,15 @@ def _manner(config: Config, atlas: Atlas, explainer: Explainer) -> Manner:
 
 
 @contextmanager
-def _explainer(config: Config, kept: Path) -> Iterator[tuple[Explainer, Callable[[], Metrics]]]:
+def explainer_of(config: Config, kept: Path) -> Iterator[tuple[Explainer, Callable[[], Metrics]]]:
     """Yield the explainer that the recipe names, and what tells what it has spent."""
     if config.by == "rules":
-        yield Explainer("panscope", "rules", rules.explain), dict
+        yield Explainer("panscope", "rules", rules.explain, Letter), dict
         return
     with closing(connect(config.endpoint, kept)) as client:
         explain = partial(judge.explain, ask=client.ask)
-        yield Explainer(config.endpoint.model, "model", explain), client.metrics
+        read = partial(Judge, ask=client.ask)
+        yield Explainer(config.endpoint.model, "model", explain, read), client.metrics
 
 
 def _means(found: Mapping[str, Sequence[Score]]) -> Metrics:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from panscope import files
 from panscope.dist import WHOLE, Share
@@ -30,148 +30,125 @@ from panscope.store.writer import resume, seal_store, seals_in, tidy, write_shar
 STAGE = "harvest"
 
 
-def run(
-    config: Config,
-    model: Model,
-    rows_from: RowsFrom,
-    inputs: Mapping[str, str],
-    out: Where,
-    emit: Emit,
-) -> Manifest:
-    """Write the store that `config` asks for to `out`, one shard a bucket.
+class Work(NamedTuple):
+    """What a store is made from, and where it goes. `inputs` names model and text."""
 
-    `inputs` names model and text. A finished store is reused, an unfinished one resumed: whole
-    shards are kept, damaged ones written again with a warning. A text of fewer tokens is read once.
-    ConfigError if `out` holds another store, or anything else.
+    config: Config
+    model: Model
+    rows_from: RowsFrom
+    inputs: Mapping[str, str]
+    out: Where
+    emit: Emit
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The configuration as the manifest has it."""
+        return self.config.model_dump(mode="json")
+
+    @property
+    def key(self) -> str:
+        """Names the store in the seals of its shards."""
+        return files.artefact_digest(self.described, self.inputs)
+
+
+def run(work: Work) -> Manifest:
+    """Write the store that a configuration asks for, one shard a bucket.
+
+    A finished store is reused, an unfinished one resumed: whole shards are kept, damaged ones
+    written again with a warning. A text of fewer tokens is read once. ConfigError if `out` holds
+    another store, or anything else.
     """
-    manifest = _finished(config, inputs, out)
-    if manifest:
-        emit(Finished(STAGE, 0.0, reused=True))
+    if manifest := _made(work):
+        work.emit(Finished(STAGE, 0.0, reused=True))
         return manifest
     started = time.monotonic()
-    write(config, model, rows_from, inputs, out, emit)
-    manifest = _seal(config, model, inputs, out, emit)
-    emit(Finished(STAGE, time.monotonic() - started))
+    write(work)
+    manifest = _sealed(work)
+    work.emit(Finished(STAGE, time.monotonic() - started))
     return manifest
 
 
-def write(
-    config: Config,
-    model: Model,
-    rows_from: RowsFrom,
-    inputs: Mapping[str, str],
-    out: Where,
-    emit: Emit,
-    share: Share = WHOLE,
-) -> None:
+def write(work: Work, share: Share = WHOLE) -> None:
     """Write the shards of a share that `out` still lacks, and no manifest.
 
     Shards that another process is writing are passed over, and waited for at the end: one whose
     writer has died by then is written here. The text of other shares is counted, not run: 630,000
     tokens a second on two cores.
     """
-    if _finished(config, inputs, out):
+    if _made(work):
         return
-    sites_of(config, model)  # a name that is wrong is said before anything is touched
-    key = files.artefact_digest(config.model_dump(mode="json"), inputs)
-    seals, damaged = resume(out, key, share)
+    sites_of(work.config, work.model)  # a name that is wrong is said before anything is touched
+    seals, damaged = resume(work.out, work.key, share)
     for problem in damaged:
-        emit(Warned(STAGE, f"{problem}. Its shard is written again."))
-    emit(Started(STAGE, config.tokens, "tokens"))
-    work = _Work(config, model, rows_from, Place.of(out), key, emit)
-    if work.write_missing(seals, share, wait=False):
-        work.write_missing(seals_in(out), share, wait=True)
+        work.emit(Warned(STAGE, f"{problem}. Its shard is written again."))
+    work.emit(Started(STAGE, work.config.tokens, "tokens"))
+    if _write_missing(work, seals, share, wait=False):
+        _write_missing(work, seals_in(work.out), share, wait=True)
 
 
-def seal(
-    config: Config,
-    model: Model,
-    rows_from: RowsFrom,
-    inputs: Mapping[str, str],
-    out: Where,
-    emit: Emit,
-) -> Manifest:
+def seal(work: Work) -> Manifest:
     """Make a store of the shards that all shares have written; Incomplete if one is missing."""
-    manifest = _finished(config, inputs, out)
-    if manifest:
-        emit(Finished(STAGE, 0.0, reused=True))
+    if manifest := _made(work):
+        work.emit(Finished(STAGE, 0.0, reused=True))
         return manifest
-    for number, _, _ in _missing(config, rows_from, seals_in(out), WHOLE):
+    for number, _, _ in _missing(work, seals_in(work.out), WHOLE):
         do = "run harvest again: it writes what is missing"
-        raise Incomplete(str(out), f"{shard_name(number)} is not written", do)
-    manifest = _seal(config, model, inputs, out, emit)
-    emit(Finished(STAGE, 0.0))
+        raise Incomplete(str(work.out), f"{shard_name(number)} is not written", do)
+    manifest = _sealed(work)
+    work.emit(Finished(STAGE, 0.0))
     return manifest
 
 
-def _finished(config: Config, inputs: Mapping[str, str], out: Where) -> Manifest | None:
-    """Return the manifest of a store of this configuration whose files are all there, tidied."""
-    manifest = files.made(out, KIND, config.model_dump(mode="json"), inputs)
-    there = {str(file) for file in Place.of(out).files_below()} if manifest else ()
-    is_whole = manifest and all(str(Place.of(out) / name) in there for name in manifest.files)
-    if not is_whole:
+def _made(work: Work) -> Manifest | None:
+    """Return the manifest of a store whose files are all there, tidied; None if it is to be made.
+
+    ConfigError if `out` holds another one.
+    """
+    manifest = files.made(work.out, KIND, work.described, work.inputs)
+    store = Place.of(work.out)
+    there = {str(file) for file in store.files_below()} if manifest else ()
+    if not (manifest and all(str(store / name) in there for name in manifest.files)):
         return None
-    tidy(out)
+    tidy(store)
     return manifest
 
 
-class _Work(NamedTuple):
-    """What the shards of a store are made from, and where they go."""
+def _write_missing(work: Work, seals: Mapping[int, Seal], share: Share, wait: bool) -> bool:
+    """Write what is not sealed, each shard while the model fills the next one's bucket.
 
-    config: Config
-    model: Model
-    rows_from: RowsFrom
-    store: Place
-    key: str
-    emit: Emit
-
-    def write_missing(self, seals: Mapping[int, Seal], share: Share, wait: bool) -> bool:
-        """Write what is not sealed, each shard while the model fills the next one's bucket.
-
-        Returns whether another process was writing some shard; with `wait`, waits for it first.
-        """
-        any_taken, writing = False, Future[None]()
-        writing.set_result(None)
-        with ThreadPoolExecutor(1) as thread:
-            for number, rows, done in _missing(self.config, self.rows_from, seals, share):
-                with ExitStack() as claim:
-                    shard = self.store / shard_name(number)
-                    if not claim.enter_context(claimed(shard, wait)):
-                        any_taken = True
-                    elif not (shard / SEAL).is_file():
-                        bucket = self._filled(number, rows, done)
-                        writing.result()
-                        args = (claim.pop_all(), number, bucket, rows)
-                        writing = thread.submit(self._write, *args)
-            writing.result()
-        return any_taken
-
-    def _filled(self, number: int, rows: Sequence[Rows], done: int) -> Bucket:
-        read = _reporting(rows, done, self.config.tokens, self.emit)
-        sites = sites_of(self.config, self.model)
-        return fill(self.config, self.model, sites, read, number, count_tokens(rows))
-
-    def _write(self, claim: ExitStack, number: int, bucket: Bucket, rows: Sequence[Rows]) -> None:
-        """Write a shard and let go of its claim."""
-        n_rows = sum(len(passed.ids) for passed in rows)
-        with claim:
-            write_shard(self.store, number, bucket, n_rows, self.key, self.config.dtype)
+    Returns whether another process was writing some shard; with `wait`, waits for it first.
+    """
+    any_taken, writing = False, Future[None]()
+    writing.set_result(None)
+    with ThreadPoolExecutor(1) as thread:
+        for number, rows, done in _missing(work, seals, share):
+            with ExitStack() as claim:
+                shard = Place.of(work.out) / shard_name(number)
+                if not claim.enter_context(claimed(shard, wait)):
+                    any_taken = True
+                elif not (shard / SEAL).is_file():
+                    bucket = _filled(work, number, rows, done)
+                    writing.result()
+                    args = (work, claim.pop_all(), number, bucket, rows)
+                    writing = thread.submit(_write, *args)
+        writing.result()
+    return any_taken
 
 
-def _seal(
-    config: Config, model: Model, inputs: Mapping[str, str], out: Where, emit: Emit
-) -> Manifest:
-    seals = seals_in(out)
-    if not seals:
-        raise ConfigError("harvest", "the text has no rows", "give more text")
-    facts = _facts(config, model, seals)
-    if sum(facts.shards) < config.tokens:
-        emit(Warned(STAGE, f"the text has only {sum(facts.shards):,} tokens: all were harvested"))
-    return seal_store(out, seals, config.model_dump(mode="json"), inputs, facts)
+def _filled(work: Work, number: int, rows: Sequence[Rows], done: int) -> Bucket:
+    read, sites = _reporting(work, rows, done), sites_of(work.config, work.model)
+    return fill(work.config, work.model, sites, read, number, count_tokens(rows))
+
+
+def _write(work: Work, claim: ExitStack, number: int, bucket: Bucket, rows: Sequence[Rows]) -> None:
+    """Write a shard and let go of its claim."""
+    n_rows = sum(len(passed.ids) for passed in rows)
+    with claim:
+        write_shard(work.out, number, bucket, n_rows, work.key, work.config.dtype)
 
 
 def _missing(
-    config: Config, rows_from: RowsFrom, seals: Mapping[int, Seal], share: Share
+    work: Work, seals: Mapping[int, Seal], share: Share
 ) -> Iterator[tuple[int, list[Rows], int]]:
     """Yield number and rows of each shard of a share that is not sealed yet.
 
@@ -182,11 +159,11 @@ def _missing(
     before = [seals[number] for number in range(first)]
     read = sum(seal.n_tokens for seal in before)
     done = sum(seal.n_tokens for number, seal in seals.items() if number in share)
-    buckets = grouped(config, rows_from(sum(seal.n_rows for seal in before)))
+    buckets = grouped(work.config, work.rows_from(sum(seal.n_rows for seal in before)))
     for number, rows in enumerate(buckets, first):
-        if read >= config.tokens:
+        if read >= work.config.tokens:
             return
-        wanted = _up_to(config.tokens - read, rows)
+        wanted = _up_to(work.config.tokens - read, rows)
         read += count_tokens(wanted)
         if number in share and number not in seals:
             yield number, wanted, done
@@ -199,24 +176,35 @@ def _up_to(wanted_tokens: int, rows: Sequence[Rows]) -> list[Rows]:
     return list(rows[: 1 + sum(n_tokens < wanted_tokens for n_tokens in held)])
 
 
-def _reporting(rows: Iterable[Rows], done: int, total: int, emit: Emit) -> Iterator[Rows]:
+def _reporting(work: Work, rows: Iterable[Rows], done: int) -> Iterator[Rows]:
     """Pass rows on, and report each forward pass once it is behind."""
-    emit(Advanced(STAGE, min(done, total)))
+    total = work.config.tokens
+    work.emit(Advanced(STAGE, min(done, total)))
     for passed in rows:
         yield passed
         done += count_tokens([passed])
-        emit(Advanced(STAGE, min(done, total)))
+        work.emit(Advanced(STAGE, min(done, total)))
 
 
-def _facts(config: Config, model: Model, seals: Mapping[int, Seal]) -> Facts:
+def _sealed(work: Work) -> Manifest:
+    seals = seals_in(work.out)
+    if not seals:
+        raise ConfigError(STAGE, "the text has no rows", "give more text")
+    facts = _facts(work, seals)
+    if sum(facts.shards) < work.config.tokens:
+        text = f"the text has only {sum(facts.shards):,} tokens: all were harvested"
+        work.emit(Warned(STAGE, text))
+    return seal_store(work.out, seals, work.described, work.inputs, facts)
+
+
+def _facts(work: Work, seals: Mapping[int, Seal]) -> Facts:
     in_order = [seals[number] for number in sorted(seals)]
-    sizes = {str(site): model.d_at(site) for site in sites_of(config, model)}
+    sizes = {str(site): work.model.d_at(site) for site in sites_of(work.config, work.model)}
+    errors = {s: reduce(Error.merge, (seal.errors[s] for seal in in_order)) for s in sizes}
     return Facts(
         sites=sizes,
-        dtype=config.dtype,
+        dtype=work.config.dtype,
         shards=tuple(seal.n_tokens for seal in in_order),
         rows=sum(seal.n_rows for seal in in_order),
-        error={
-            site: reduce(Error.merge, (s.errors[site] for s in in_order)).relative for site in sizes
-        },
+        error={site: error.relative for site, error in errors.items()},
     )

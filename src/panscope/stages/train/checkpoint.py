@@ -2,9 +2,7 @@
 
     suite/.checkpoints/
       bank-0/step-00000200.safetensors    the members of a bank after a step; the newest two
-      bank-0.json                         the bank is trained: its files in the suite, its facts
-      banks.json                          which Saes are trained together, and by how many
-                                          processes, as it was when they began
+      bank-0.json  banks.json             the `ledger`
 
 Of processes that split the latents each has its own, in `bank-0/process-1-of-2/`.
 
@@ -18,13 +16,11 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from blake3 import blake3
-from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
@@ -52,8 +48,6 @@ DTYPES = {
 RESTART = "delete it to train from the start"
 
 Warn = Callable[[str], None]
-Banks = tuple[tuple[str, ...], ...]
-"""The ids, and lengths in steps, of the Saes that are trained together, bank by bank."""
 
 
 class Header(Config):
@@ -63,21 +57,6 @@ class Header(Config):
     key: str
     """Names the recipe, the inputs and the bank's Saes."""
     step: str
-
-
-class Split(Config):
-    """Which Saes are trained together, and by how many processes."""
-
-    banks: Banks
-    processes: int = 1
-
-
-class Trained(Config):
-    """A bank that is trained and whose Saes are in the suite."""
-
-    key: str
-    facts: tuple[dict[str, Any], ...]
-    files: dict[str, files.FileRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +114,7 @@ def _newest(folder: Path, key: str, warn: Warn) -> Checkpoint | None:
         if header is None:
             damaged.append(path)
             continue
-        _refuse_another(path, header.key, key)
+        refuse_another(path, header.key, key)
         for bad in damaged:
             warn(f"{bad} is damaged and was dropped: going on from step {header.step}")
             bad.unlink()
@@ -152,60 +131,6 @@ def clear_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-def mark_trained(suite: Path, bank: int, trained: Trained) -> None:
-    """Note that a bank's Saes are written, then drop its checkpoints."""
-    files.write_json(_record_of(suite, bank), trained.model_dump(mode="json"))
-    if folder_of(suite, bank).is_dir():
-        shutil.rmtree(folder_of(suite, bank))
-
-
-def read_trained(suite: Path, bank: int, key: str, warn: Warn) -> Trained | None:
-    """Return what was noted of a trained bank, or None if it is still (or again) to be trained."""
-    path = _record_of(suite, bank)
-    if not path.is_file():
-        return None
-    try:
-        trained = Trained.model_validate_json(path.read_bytes())
-    except ValidationError:
-        warn(f"{path} is damaged: its Saes are trained again")
-        return None
-    _refuse_another(path, trained.key, key)
-    problems = (files.problem_with(suite / name, r) for name, r in trained.files.items())
-    if problem := next(filter(None, problems), None):
-        warn(f"{problem}. Its bank is trained again.")
-        return None
-    return trained
-
-
-def as_begun(suite: Path, banks: Banks, warn: Warn, processes: int = 1) -> Banks:
-    """Return the banks as they were when training began, and note them if it begins now.
-
-    How many Saes fit together depends on the machine's memory and threads, what becomes of them
-    does not: a run goes on where there is more or less of either. A note of other Saes is written
-    anew; their checkpoints are refused when they are read. Raises ConfigError if another number of
-    processes began: each has its part of the latents.
-    """
-    noted = _noted(suite / FOLDER / "banks.json", warn)
-    if sorted(chain(*noted.banks)) == sorted(chain(*banks)):
-        if noted.processes != processes:
-            found = f"was begun with latent_shards = {noted.processes}, not {processes}"
-            raise ConfigError(str(suite), found, "go on with as many, or choose another output")
-        return noted.banks
-    split = Split(banks=banks, processes=processes)
-    files.write_json(suite / FOLDER / "banks.json", split.model_dump(mode="json"))
-    return banks
-
-
-def _noted(path: Path, warn: Warn) -> Split:
-    if not path.is_file():
-        return Split(banks=())
-    try:
-        return Split.model_validate_json(path.read_bytes())
-    except ValidationError:
-        warn(f"{path} is damaged: the Saes are grouped anew")
-        return Split(banks=())
-
-
 def remove(suite: Path) -> None:
     """Remove all checkpoints of a suite that is sealed."""
     if (suite / FOLDER).is_dir():
@@ -218,14 +143,11 @@ def folder_of(suite: Path, bank: int, group: Group = ALONE) -> Path:
     return folder / f"process-{group.rank}-of-{group.size}" if group.size > 1 else folder
 
 
-def _refuse_another(path: Path, found: str, key: str) -> None:
+def refuse_another(path: Path, found: str, key: str) -> None:
+    """Raise ConfigError for a file of another recipe or input than `key` names."""
     if found != key:
         what = "was written by another recipe or input"
         raise ConfigError(str(path), what, "choose another output or delete that folder")
-
-
-def _record_of(suite: Path, bank: int) -> Path:
-    return suite / FOLDER / f"bank-{bank}.json"
 
 
 def _newest_first(folder: Path) -> list[Path]:

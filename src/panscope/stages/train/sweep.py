@@ -1,7 +1,7 @@
 """The sweep: a recipe's products as a list of Saes."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,17 @@ def _strengths(saes: Saes) -> dict[str, float]:
         "preact": saes.revive.preact_strength,
         "aux": saes.revive.aux_strength,
     }
+
+
+def named(config: Config, sites: Callable[[Sequence[str]], Sequence[Site]]) -> Config:
+    """Return a configuration that calls sites by their own names, as `sites` finds them."""
+
+    def found(saes: Saes) -> dict[str, tuple[str, ...]]:
+        asked = {"sites": saes.sites, "writes": saes.writes}
+        return {key: tuple(map(str, sites(names))) for key, names in asked.items()}
+
+    more = tuple(saes.model_copy(update=found(saes)) for saes in config.more)
+    return config.model_copy(update={**found(config), "more": more})
 
 
 def specs(config: Config, n_layers: int) -> tuple[Spec, ...]:

@@ -5,5 +5,5 @@ const { root = "", frozen } = document.documentElement.dataset;
 export function address(path) {
   if (frozen === undefined) return root + path;
   if (path === "/") return `${root}/index.html`;
-  return root + path + (/\/\d+$/.test(path) ? ".html" : "/index.html");
+  return root + path + (/^\/sae\/.*\/\d+$/.test(path) ? ".html" : "/index.html");
 }

@@ -25,6 +25,15 @@ export async function ask(path, body = null, key = path, method = body ? "POST" 
   return tree;
 }
 
+// The places of a Sae's features on its map: three columns of float32, one after another.
+export async function askPlaces(sae) {
+  const answer = await fetch(address(`/api/sae/${sae}/map`));
+  if (!answer.ok) throw new Error((await answer.json()).error.message);
+  const all = new Float32Array(await answer.arrayBuffer());
+  const n = all.length / 3;
+  return { indices: Uint32Array.from({ length: n }, (_, i) => i), xs: all.subarray(0, n), ys: all.subarray(n, 2 * n), logs: all.subarray(2 * n) };
+}
+
 export function cancel(key) {
   running.get(key)?.abort();
 }

@@ -4,6 +4,7 @@ import { onWidth } from "./axes.js";
 import { bars } from "./charts.js";
 import { count, density, densityTick, number, percent } from "./numbers.js";
 import { data, element, remember } from "./page.js";
+import { shares } from "./share.js";
 import { foldedStrip, glyphs, wholeStrip } from "./strip.js";
 import { pin, unpin } from "./tip.js";
 import "./label.js";
@@ -245,13 +246,7 @@ async function nameElsewhere() {
 
 const pieceElement = (piece) => element("span", { className: "piece" }, glyphs(piece));
 
-document.getElementById("share").onclick = async (event) => {
-  // Browsers offer the clipboard only over https and to this machine itself.
-  if (!navigator.clipboard) return window.prompt("Link to this view", location.href);
-  await navigator.clipboard.writeText(location.href);
-  event.target.textContent = "Copied";
-  return setTimeout(() => (event.target.textContent = "Copy link"), 1500);
-};
+shares(document.getElementById("share"));
 document.getElementById("unfold")?.addEventListener("click", (event) => {
   const open = event.target.getAttribute("aria-pressed") !== "true";
   event.target.setAttribute("aria-pressed", String(open));

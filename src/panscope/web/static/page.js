@@ -97,6 +97,7 @@ document.getElementById("keys-button").onclick = () => document.getElementById("
 const themeButton = document.getElementById("theme-button");
 themeButton.onclick = () => nextTheme(themeButton);
 showTheme(themeButton);
+document.querySelector(".pages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 for (const place of document.querySelectorAll("[data-piece]")) place.append(glyphs(place.dataset.piece));
 for (const place of document.querySelectorAll("[data-width]")) {
   place.style.setProperty("--w", Math.min(1, Math.abs(Number(place.dataset.width))));

@@ -1,64 +1,86 @@
-// The search page: one form of four, and the features that it found, a window at a time.
+// The search page: one form of five, and the features that it found, a window at a time.
 //
 // What was asked stands in the address under the names of the form's fields; `tokens` are the chosen
-// places of a text.
-import { address } from "./address.js";
+// places of a text. A pasted vector stands behind the #, where no length is too long.
 import { ask, cancel, sayFailure } from "./ask.js";
-import { count, density, number } from "./numbers.js";
+import { hitElement } from "./hits.js";
+import { count } from "./numbers.js";
 import { element, remember } from "./page.js";
-import { glyphs, wholeStrip } from "./strip.js";
+import { shares } from "./share.js";
+import { wholeStrip } from "./strip.js";
 
 const WINDOW = 50;
-const MEASURES = { share: "Share of max", value: "Value", sum: "Sum", direction: "Cosine" };
+const cosine = (shown) => `cosine ${shown}`;
+const MEASURES = { share: (shown) => `${shown} of its max`, value: (shown) => `value ${shown}`, sum: (shown) => `sum ${shown}`, direction: cosine, meaning: cosine };
+const AT_ONCE = ["meaning", "text", "direction"]; // what cannot be asked for a window at a time
+const VECTOR = "#vector=";
 const form = document.getElementById("search");
 const { by } = form.dataset;
 const fields = form.elements;
 const status = document.getElementById("status");
 const results = document.getElementById("results");
-const body = document.querySelector("#hits tbody");
+const list = document.getElementById("hits");
 const more = document.getElementById("more");
-const usual = Object.fromEntries(named().map((field) => [field.name, field.value]));
+const usual = Object.fromEntries(named().map((field) => [field.name, fields[field.name].value]));
 const chosen = new Set();
 
 function named() {
-  return [...fields].filter((field) => field.name);
-}
-
-function readAddress() {
-  const query = new URLSearchParams(location.search);
-  for (const field of named()) if (query.has(field.name)) field.value = query.get(field.name);
-  for (const place of (query.get("tokens") ?? "").split(",").filter(Boolean)) chosen.add(Number(place));
-}
-
-function keep() {
-  const state = Object.fromEntries(named().map((field) => [field.name, field.value === usual[field.name] ? null : field.value]));
-  remember({ ...state, tokens: [...chosen].sort((a, b) => a - b).join(",") });
+  return [...fields].filter((field) => field.name && field.name !== "vector");
 }
 
 const value = (name) => fields[name]?.value.trim() ?? "";
 
-function isAsked() {
-  return by === "numbers" || Boolean(value("text") || value("feature"));
+function readAddress() {
+  const query = new URLSearchParams(location.search);
+  for (const { name } of named()) if (query.has(name)) fields[name].value = query.get(name);
+  for (const place of (query.get("tokens") ?? "").split(",").filter(Boolean)) chosen.add(Number(place));
+  if (fields.vector && location.hash.startsWith(VECTOR)) fields.vector.value = decodeURIComponent(location.hash.slice(VECTOR.length));
 }
 
-// What to ask of the API: a path, and a body for the searches that run the model.
+function keep() {
+  const state = Object.fromEntries(named().map(({ name }) => [name, fields[name].value === usual[name] ? null : fields[name].value]));
+  remember({ ...state, tokens: [...chosen].sort((a, b) => a - b).join(",") });
+  const hash = value("of") === "vector" && value("vector") ? VECTOR + encodeURIComponent(vector().join(",")) : "";
+  history.replaceState(null, "", location.pathname + location.search + hash);
+}
+
+function isAsked() {
+  if (by === "direction") return Boolean(value({ feature: "feature", texts: "text", vector: "vector" }[value("of")]));
+  return by === "numbers" || Boolean(value("text"));
+}
+
+// Numbers with commas, blanks or brackets between, or what the API's “Direction” gives.
+function vector() {
+  const typed = value("vector").replace(/^[^[]*"direction"\s*:\s*/s, "");
+  const parts = typed.split(/[\s,;[\]{}()]+/).filter(Boolean);
+  const wrong = parts.find((part) => !Number.isFinite(Number(part)));
+  if (wrong !== undefined) throw new Error(`“${wrong.slice(0, 40)}” is not a number`);
+  return parts.map(Number);
+}
+
+function direction() {
+  if (value("of") === "vector") return { vector: vector(), site: value("site") };
+  if (value("of") === "texts") return { text: value("text"), without: value("without"), site: value("site") };
+  const [, sae, index] = /^(.*)[/:](\d+)$/.exec(value("feature")) ?? [];
+  if (!sae) throw new Error("A feature is written as site/name/index, resid_post.1/w64_l0_30_s0/7 for one");
+  return { sae, index: Number(index) };
+}
+
+// What to ask of the API: a path, and a body for the searches that run a model.
 function asked(offset) {
   const window = { offset, limit: WINDOW };
-  if (by === "words") return [`/api/search/labels?${new URLSearchParams({ text: value("text"), ...window })}`];
+  if (by === "words") return [`/api/search/labels?${new URLSearchParams({ text: value("text"), sae: value("sae"), ...window })}`];
+  if (by === "meaning") return ["/api/search/meanings", { text: value("text"), sae: value("sae"), limit: WINDOW }];
   if (by === "numbers") return [`/api/search/features?${numbers(window)}`];
-  if (by === "text") {
-    const body_ = { text: fields.text.value, sites: value("sites"), tokens: [...chosen], by: value("rank"), max_density: Number(value("density")), limit: 10 * WINDOW };
-    return ["/api/search/prompt", body_];
-  }
-  const [, sae, index] = /^(.*)\/(\d+)$/.exec(value("feature")) ?? [];
-  if (value("feature") && !sae) throw new Error("A feature is written as site/name/index, resid_post.1/w64_l0_30_s0/7 for one");
-  const what = sae ? { sae, index: Number(index) } : { text: value("text"), without: value("without"), site: value("site") };
-  return ["/api/search/direction", { ...what, sites: value("sites"), limit: 2 * WINDOW }];
+  if (by === "direction") return ["/api/search/direction", { ...direction(), sites: value("sites"), limit: 2 * WINDOW }];
+  const what = { text: fields.text.value, sites: value("sites"), layer: value("layer") ? Number(value("layer")) : null, tokens: [...chosen], by: value("rank"), max_density: Number(value("density")) };
+  return ["/api/search/prompt", { ...what, limit: 2 * WINDOW }];
 }
 
 function numbers(window) {
-  const query = new URLSearchParams({ text: value("text"), sites: value("sites"), ...window });
-  const scales = { low: 100, high: 100, max_low: 1, max_high: 1, min_score: 1 };
+  const query = new URLSearchParams({ text: value("text"), sites: value("sites"), scorer: value("scorer"), ...window });
+  if (value("layer")) query.set("layer", value("layer"));
+  const scales = { low: 100, high: 100, max_low: 1, max_high: 1, min_score: 1, max_score: 1 };
   for (const [name, scale] of Object.entries(scales)) {
     const typed = value(name).replace(",", ".");
     if (typed !== "" && Number.isNaN(Number(typed))) throw new Error(`“${typed}” is not a number`);
@@ -71,12 +93,13 @@ function numbers(window) {
 
 async function find(offset = 0) {
   cancel("find"); // also where what was typed cannot be asked: an older answer must not come after
-  keep();
   document.getElementById("start").hidden = isAsked();
-  if (!isAsked()) return clear();
   const timer = setTimeout(sayRunning, 100);
   try {
-    const found = await ask(...withKey(asked(offset)));
+    keep();
+    if (!isAsked()) return clear();
+    const [path, sent = null] = asked(offset);
+    const found = await ask(path, sent, "find");
     status.hidden = !found.note;
     status.textContent = found.note && `The text was ${found.note}.`;
     show(found, offset);
@@ -88,8 +111,6 @@ async function find(offset = 0) {
   }
 }
 
-const withKey = ([path, sent = null]) => [path, sent, "find"];
-
 function sayRunning() {
   const stop = element("button", { type: "button", textContent: "Cancel", onclick: () => cancel("find") || (status.hidden = true) });
   status.hidden = false;
@@ -98,18 +119,16 @@ function sayRunning() {
 }
 
 function clear() {
-  cancel("find");
   for (const part of [results, status, document.getElementById("read")]) part.hidden = true;
 }
 
 function show(found, offset) {
-  if (offset === 0) body.replaceChildren();
-  body.append(...found.hits.map((hit) => rowElement(hit, found.pieces)));
+  if (offset === 0) list.replaceChildren();
   results.hidden = false;
-  const measure = by === "text" ? MEASURES[value("rank")] : (MEASURES[by] ?? "");
-  for (const cell of document.querySelectorAll("#measure, .c-measure")) cell.hidden = !measure;
-  document.getElementById("measure").textContent = measure;
-  more.hidden = body.children.length >= found.total || by === "text" || by === "direction";
+  const measure = MEASURES[by === "text" ? value("rank") : by] ?? null;
+  const width = results.clientWidth - (matchMedia("(max-width: 640px)").matches ? 18 : 250); // the frame and the names
+  list.append(...found.hits.map((hit) => hitElement(hit, found.pieces, measure, found.tokens, width)));
+  more.hidden = list.children.length >= found.total || AT_ONCE.includes(by);
   document.getElementById("results-title").textContent = title(found);
   if (by === "text") drawStrip(found.tokens);
 }
@@ -118,28 +137,9 @@ function title({ total, hits, offset }) {
   if (total === 0) return "None found; try fewer or other words, or wider bounds";
   const shown = offset + hits.length;
   if (by === "words") return `${shown} ${shown === 1 ? "feature" : "features"}, best match first`;
+  if (by === "meaning" || by === "direction") return `The nearest ${count(shown)}`;
   if (shown === total) return `${count(total)} ${total === 1 ? "feature" : "features"}`;
   return `The first ${count(shown)} of ${count(total)} features`;
-}
-
-function pieces(ids, of) {
-  return ids.slice(0, 3).flatMap((id) => [element("span", { className: "piece" }, glyphs(of[id])), " "]);
-}
-
-function rowElement({ sae, row, label, value: found }, of) {
-  const number_ = (shown, exact, name = "n") => element("td", { className: name, textContent: shown, title: exact });
-  return element(
-    "tr",
-    {},
-    element("td", { className: "mono" }, element("a", { href: address(`/sae/${sae}`), textContent: sae, tabIndex: -1 })),
-    element("td", { className: "n" }, element("a", { href: address(`/sae/${sae}/${row.index}`), textContent: row.index, className: "to" })),
-    number_(number(found), found, "n c-measure"),
-    element("td", { className: "c-label", textContent: label || "–" }),
-    element("td", {}, ...pieces(row.peak_tokens, of)),
-    element("td", {}, ...pieces(row.top_tokens, of)),
-    number_(row.density ? density(row.density) : "dead", row.density),
-    number_(number(row.max), row.max),
-  );
 }
 
 // The text of a search; its chosen tokens are pressed.
@@ -170,9 +170,13 @@ function onStrip(event) {
 // j and k go from one feature found to the next; Enter then follows the link.
 function step(event) {
   event.preventDefault();
-  const links = [...body.querySelectorAll("a.to")];
+  const links = [...list.querySelectorAll("a.to")];
   const at = links.indexOf(document.activeElement);
   links[Math.min(Math.max(at + event.detail, 0), links.length - 1)]?.focus();
+}
+
+function showWhose() {
+  for (const part of form.querySelectorAll("[data-of]")) part.hidden = !part.dataset.of.split(" ").includes(value("of"));
 }
 
 form.addEventListener("submit", (event) => {
@@ -180,7 +184,10 @@ form.addEventListener("submit", (event) => {
   chosen.clear();
   find();
 });
-form.addEventListener("change", (event) => event.target.matches("select, #search [name=sites]") && find());
+form.addEventListener("change", (event) => {
+  if (event.target.name === "of") showWhose();
+  if (event.target.matches("select, [name=of], [name=sites]")) find();
+});
 form.addEventListener("click", (event) => {
   if (!event.target.dataset.text) return;
   fields.text.value = event.target.dataset.text;
@@ -191,7 +198,8 @@ form.addEventListener("keydown", (event) => {
   event.preventDefault();
   form.requestSubmit();
 });
-more.onclick = () => find(body.children.length);
+more.onclick = () => find(list.children.length);
+shares(document.getElementById("share"));
 document.getElementById("strip").addEventListener("click", onStrip);
 document.addEventListener("step", step);
 document.addEventListener("keydown", (event) => {
@@ -200,4 +208,5 @@ document.addEventListener("keydown", (event) => {
   find();
 });
 readAddress();
+showWhose();
 if (isAsked()) find();

@@ -8,8 +8,9 @@ const star = document.getElementById("star");
 async function toggle() {
   const { sae, feature } = data().view;
   const isKept = star.getAttribute("aria-pressed") === "true";
+  const verb = isKept ? "DELETE" : "PUT";
   try {
-    await ask(`/api/sae/${sae.sae}/feature/${feature.index}/bookmark`, null, star, isKept ? "DELETE" : "PUT");
+    await ask(`/api/sae/${sae.sae}/feature/${feature.index}/bookmark`, null, "bookmark", verb);
     star.setAttribute("aria-pressed", String(!isKept));
   } catch (error) {
     if (error.name !== "AbortError") star.textContent = `${error.message}.`;

@@ -52,23 +52,25 @@ function drawSeen(place, { tokens, ids, saes: [reading] }) {
   const best = reading.strongest.map((list, n) => (list.length ? valueAt(reading.features[list[0]], n) : 0));
   const strip = wholeStrip(tokens.map((piece, n) => ({ piece, id: ids[n], position: n + 1, value: best[n] })), Math.max(...best));
   const list = element("ol", { className: "tour-features" });
+  const chosen = element("p", { className: "note" });
   const choose = (n) => {
     for (const token of strip.querySelectorAll(".t")) token.setAttribute("aria-pressed", String(token.dataset.position === String(n + 1)));
     const rows = reading.strongest[n].map((at) => featureLine(reading.features[at], valueAt(reading.features[at], n)));
-    list.replaceChildren(...(rows.length ? rows : [element("li", { textContent: "No feature fires on this token." })]));
+    chosen.replaceChildren(rows.length ? "The strongest features on " : "No feature fires on ", element("span", { className: "piece" }, glyphs(tokens[n])), rows.length ? ", with how strongly each fires and what it fires on most in all text:" : ".");
+    list.replaceChildren(...rows);
   };
   strip.addEventListener("click", (event) => {
     const token = event.target.closest(".t");
     if (token) choose(Number(token.dataset.position) - 1);
   });
-  place.replaceChildren(strip, list);
+  place.replaceChildren(strip, chosen, list);
   choose(best.indexOf(Math.max(...best)));
 }
 
 function featureLine(feature, value) {
   const link = element("a", { href: address(`/sae/${sae}/${feature.index}`), textContent: `Feature ${feature.index}` });
-  const fires = element("span", {}, "fires most on ", ...feature.label.flatMap((piece) => [element("span", { className: "piece" }, glyphs(piece)), " "]));
-  return element("li", {}, link, ` ${number(value)}: `, fires);
+  const fires = element("span", {}, ...feature.label.flatMap((piece) => [element("span", { className: "piece" }, glyphs(piece)), " "]));
+  return element("li", {}, link, element("span", { className: "n", textContent: number(value) }), fires);
 }
 
 function passage(puzzle, { pieces, values, peak }, isShaded) {
@@ -89,7 +91,7 @@ function mixed(puzzle) {
 function setPuzzle(which) {
   const puzzle = puzzles[which];
   for (const button of document.querySelectorAll("[data-puzzle]")) button.setAttribute("aria-pressed", String(Number(button.dataset.puzzle) === which));
-  document.getElementById("shown").replaceChildren(...puzzle.shown.map((p) => passage(puzzle, p, true)));
+  document.getElementById("shown").replaceChildren(...puzzle.shown.map((p) => element("li", {}, passage(puzzle, p, true))));
   asked = mixed(puzzle);
   document.getElementById("asked").replaceChildren(
     ...asked.map((p, n) => {
@@ -114,8 +116,9 @@ function check(event) {
   });
   const said = right === asked.length ? `All ${right} right.` : `${right} of ${asked.length} right; guessing alone gives ${asked.length / 2}.`;
   const promotes = puzzle.promotes.flatMap((piece) => [element("span", { className: "piece" }, glyphs(piece)), " "]);
+  const guess = form.elements.meaning.value.trim();
   document.getElementById("verdict").replaceChildren(
-    element("p", {}, element("strong", { textContent: said }), " The feature makes these tokens more likely: ", ...promotes),
+    element("p", {}, element("strong", { textContent: said }), guess ? ` You said: “${guess}”.` : "", " The feature makes these tokens more likely: ", ...promotes),
     element("p", {}, element("a", { className: "button", href: address(`/sae/${puzzle.sae}/${puzzle.index}`), textContent: `See feature ${puzzle.index} whole, and test it on your own text` })),
   );
 }

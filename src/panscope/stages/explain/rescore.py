@@ -1,0 +1,86 @@
+"""Labels that people wrote, scored as those of machines are: on windows no explainer is shown.
+
+A language model reads them for what they say; the rules take them to the letter. A person may have
+seen every example on the feature's page, so their windows were not kept from them as from machines.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from panscope.atlas.features import Atlas
+from panscope.atlas.labels import HUMAN, Label
+from panscope.atlas.notes import Notes
+from panscope.events import Advanced, Emit, Finished, Started, Warned
+from panscope.stages.explain.group import Case, Manner, case
+from panscope.stages.explain.run import (
+    STAGE,
+    Config,
+    chosen,
+    explainer_of,
+    in_company,
+    manner_of,
+    named_saes,
+    rows_of,
+)
+from panscope.stages.explain.score import Reading, scores
+
+
+def rescore(
+    config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit
+) -> Mapping[str, int]:
+    """Score the labels of people that are shown, into `notes`; say how many became what.
+
+    Raises NotFound for a Sae or feature that is not there.
+    """
+    started, counts = time.monotonic(), Counter[str]()
+    labels = [
+        label for sae in named_saes(config, atlas) for label in _labels(config, atlas, notes, sae)
+    ]
+    rows = rows_of(atlas)
+    emit(Started(STAGE, len(labels), "labels"))
+    with explainer_of(config, kept) as (explainer, spent):
+        manner = manner_of(config, atlas, explainer)
+        for label in labels:
+            company = in_company(config, atlas, label.sae, [label.index])
+            cases = [case(manner, feature, rows) for feature in atlas.features(label.sae, company)]
+            counts[_scored(manner, label, cases, notes)] += 1
+            emit(Advanced(STAGE, counts.total(), spent()))
+    if n := counts["without windows"]:
+        text = f"not scored, for want of examples in different documents: {n:,} of the labels"
+        emit(Warned(STAGE, text))
+    emit(Finished(STAGE, time.monotonic() - started))
+    return counts
+
+
+def _labels(config: Config, atlas: Atlas, notes: Notes, sae: str) -> list[Label]:
+    """List the labels of people that are shown of the features that are named."""
+    asked = set(chosen(config.model_copy(update={"at_most": None}), atlas, sae))
+    shown = notes.shown(sae)
+    return [shown[i] for i in sorted(asked & shown.keys()) if shown[i].method == HUMAN]
+
+
+def _scored(manner: Manner, label: Label, cases: list[Case], notes: Notes) -> str:
+    """Write the scores of a label; say what became of it."""
+    own = next(case for case in cases if case.index == label.index)
+    if not own.has_windows:
+        return "without windows"
+    reader = manner.explainer
+    others = (_of_another(manner, one) for one in cases if one is not own and one.has_windows)
+    found = scores(
+        manner.scorers,
+        reader.read(label.text),
+        next(others, None),
+        own.halves.scored,
+        manner.seed,
+        reader.author,
+    )
+    notes.add_scores(label, found)
+    return "scored"
+
+
+def _of_another(manner: Manner, other: Case) -> Reading | None:
+    """The label of another feature, read in the same way."""
+    explained = manner.explainer.explain(other.halves.shown)
+    return explained and manner.explainer.read(explained.text)
