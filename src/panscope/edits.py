@@ -200,7 +200,9 @@ def _in_raw_units(edit: Edit, max_of: Callable[[str, int], float]) -> Edit:
     given = {name: getattr(edit, name) for name in IN_UNITS}
     raw = {name: value * largest for name, value in given.items() if value is not None}
     if any(abs(value) > LARGEST for value in raw.values()):
-        raise ConfigError(f"edit {edit}", f"is over {LARGEST:g}", "give a smaller multiple")
+        raise ConfigError(
+            f"edit {edit}", f"is over {LARGEST:g} in the model's units", "give a smaller multiple"
+        )
     return edit.model_copy(update={**raw, "unit": "raw"})
 
 

@@ -70,6 +70,7 @@ EVERY = [
 ]
 
 
+@pytest.mark.parametrize("tab", ["phone"], indirect=True)
 def test_every_edit_is_saved_opened_and_shared(tab: Tab) -> None:
     page = tab.page
     query = urlencode({"edits": json.dumps(EVERY), "prompt": "The dog slept"})
@@ -80,16 +81,17 @@ def test_every_edit_is_saved_opened_and_shared(tab: Tab) -> None:
     changed = [EVERY[0], {**EVERY[1], "at": [-1, 1, 2]}, *EVERY[2:]]
     assert edits_in_address(page) == changed
     check(page)
-    page.get_by_label("Name for these edits").fill(f"all of {tab.kind}")
+    page.get_by_label("Name for these edits").fill("all of them")
     page.get_by_role("button", name="Save").click()
     page.locator("#status", has_text="Saved as").wait_for()
 
     page.goto("/notes")
-    page.get_by_role("link", name=f"all of {tab.kind}").click()
+    page.get_by_role("link", name="all of them").click()
     page.locator(".about", has_text="Feature 7").wait_for()
     assert edits_in_address(page) == changed
 
 
+@pytest.mark.parametrize("tab", ["dark"], indirect=True)
 def test_a_feature_is_bookmarked(tab: Tab) -> None:
     page = tab.page
     page.goto(f"/sae/{SAE}/5#token={TOKEN}")
@@ -97,10 +99,11 @@ def test_a_feature_is_bookmarked(tab: Tab) -> None:
     star.click()
     page.locator("#star[aria-pressed=true]").wait_for()
     page.goto("/notes")
-    page.get_by_role("button", name=f"Remove feature 5 of {SAE}").wait_for()
+    remove = page.get_by_role("button", name=f"Remove feature 5 of {SAE}")
+    remove.wait_for()
     check(page)
-    page.get_by_role("button", name=f"Remove feature 5 of {SAE}").click()
-    page.locator("tr", has_text=SAE).wait_for(state="detached")
+    remove.click()
+    remove.wait_for(state="detached")
 
 
 def test_who_may_not_steer_is_told_so(tab: Tab) -> None:
@@ -110,6 +113,7 @@ def test_who_may_not_steer_is_told_so(tab: Tab) -> None:
     check(tab.page)
 
 
+@pytest.mark.parametrize("tab", ["light", "phone"], indirect=True)
 def test_what_is_wrong_is_said_beside_its_field(tab: Tab) -> None:
     """By the page where it can know, else by the server."""
     page = tab.page
@@ -141,7 +145,12 @@ def test_what_is_wrong_is_said_beside_its_field(tab: Tab) -> None:
     tab.said.clear()
 
 
+@pytest.mark.parametrize("tab", ["light"], indirect=True)
 def test_a_link_names_a_feature(tab: Tab) -> None:
+    for wrong in ("[", "{}", "[null]", '[{"action":"ad"}]', '[{"direction":"x"}]'):
+        tab.page.goto(f"/steer?{urlencode({'edits': wrong})}#token={TOKEN}")
+        tab.page.get_by_text("edits that cannot be read").wait_for()
+        assert tab.page.locator(".edit").count() == 1
     for address in (f"feature={SAE}/5", f"sae={SAE}&index=5", f"feature={SAE}:5"):
         tab.page.goto(f"/steer?{address}")
         tab.page.locator(".about", has_text="Feature 5").wait_for()

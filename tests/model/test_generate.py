@@ -215,6 +215,8 @@ def test_sites_and_temperatures_are_checked(tiny_model: Model):
         generate(tiny_model, PROMPTS, 1, edits={Site("mlp_in_unit", 1): At([0], doubled)})
     with pytest.raises(Unsupported, match=r"\(3, 4, 11, 8\) float32 on cpu is not \(batch, pos"):
         generate(tiny_model, PROMPTS, 1, [Site("q", 1)])
+    coldest = generate(tiny_model, PROMPTS, 2, sampling=Sampling(1e-300)).ids
+    assert coldest == generate(tiny_model, PROMPTS, 2).ids
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(ConfigError, match="sampling: temperature is"):
             generate(tiny_model, PROMPTS, 1, sampling=Sampling(temperature))

@@ -92,5 +92,7 @@ def test_multiples_become_numbers():
     assert raw is edits[2]
     with pytest.raises(ConfigError, match="never fired"):
         in_raw_units(edits, lambda sae, index: 0.0)
-    with pytest.raises(ConfigError, match=r"is over 1e\+30; give a smaller multiple"):
+    with pytest.raises(
+        ConfigError, match=r"is over 1e\+30 in the model's units; give a smaller multiple"
+    ):
         in_raw_units([edit(value=1e30, unit="max")], lambda sae, index: 2.5)

@@ -198,10 +198,11 @@ class Notes:
 
     def edits(self, name: str) -> SavedEdits:
         """Look the edits up that were last saved under a name."""
-        saved = {one.name: one for one in self.saved_edits()}
-        if name not in saved:
-            raise NotFound("saved edits", f"no {name!r}", nearest(name, saved))
-        return saved[name]
+        newest = "SELECT * FROM edits WHERE name = ? ORDER BY rowid DESC LIMIT 1"
+        for row in self._rows(newest, name):
+            return SavedEdits(*row)
+        names = [known for (known,) in self._rows("SELECT DISTINCT name FROM edits")]
+        raise NotFound("saved edits", f"no {name!r}", nearest(name, names))
 
     def saved_edits(self) -> tuple[SavedEdits, ...]:
         """The edits that were last saved under each name, newest first."""

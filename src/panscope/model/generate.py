@@ -29,7 +29,9 @@ from panscope.sites import Site
 
 Choice = Callable[[Float[Tensor, "batch vocab"]], Int[Tensor, "batch 1"]]
 
-
+COLDEST = (
+    1e-6  # below it logits over a temperature leave float32; it takes the likeliest long before
+)
 Pass = Callable[[Padded, Mapping[str, Any]], Float[Tensor, "batch _ vocab"]]
 
 
@@ -150,7 +152,7 @@ def _drawn(
     temperature: float, generator: torch.Generator, logits: Float[Tensor, "batch vocab"]
 ) -> Int[Tensor, "batch 1"]:
     """Draw a token for each row, on the CPU: a seed means the same on any device."""
-    shares = (logits.float().cpu() / temperature).softmax(1)
+    shares = (logits.float().cpu() / max(temperature, COLDEST)).softmax(1)
     return torch.multinomial(shares, 1, generator=generator)
 
 

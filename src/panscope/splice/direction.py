@@ -24,29 +24,39 @@ def pointed(model: Model, saes: Mapping[str, Sae], edit: Edit) -> Edit:
         ((sae, index),) = edit.features
         numbers = saes[sae].w_dec[index]
     elif edit.toward is not None and edit.away is not None:
-        numbers = difference(model, edit, edit.toward, edit.away)
+        numbers = difference(model, edit)
     else:
         return edit
     named = {"direction": tuple(numbers.tolist()), "along": None, "toward": None, "away": None}
     return edit.model_copy(update=named)
 
 
-def difference(model: Model, edit: Edit, toward: str, away: str) -> Float[Tensor, " d_site"]:
+def difference(model: Model, edit: Edit) -> Float[Tensor, " d_site"]:
     """Return the mean value at an edit's site over the tokens of one text less that of another."""
     assert edit.site is not None
     (site,) = model.sites((edit.site,))
     if site.kind not in VECTOR_KINDS:
         do = "name a site with one vector for each token"
         raise ConfigError(f"edit {edit}", f"{site} has no direction", do)
-    between = _mean(model, site, toward) - _mean(model, site, away)
+    toward, away = (_mean(model, site, encoded(model, edit, name)) for name in ("toward", "away"))
+    between = toward - away
     if not between.norm() > 0:
         found = f"toward and away do not differ at {site}"
         raise ConfigError(f"edit {edit}", found, "give two texts that do")
     return between
 
 
-def _mean(model: Model, site: Site, text: str) -> Float[Tensor, " d_site"]:
+def encoded(model: Model, edit: Edit, name: str) -> list[int]:
+    """Tokenise a text that an edit names; ConfigError for one longer than the model can place."""
+    ids = model.encode(getattr(edit, name))
+    try:
+        refuse_lengths(model, [len(ids)], 1)
+    except ConfigError as error:
+        found = f"{name} is too long: {error.args[1]}"
+        raise ConfigError(f"edit {edit}", found, "shorten it") from error
+    return ids
+
+
+def _mean(model: Model, site: Site, ids: list[int]) -> Float[Tensor, " d_site"]:
     """Average over the tokens of a text; the BOS, at which values are of another size, is none."""
-    ids = model.encode(text)
-    refuse_lengths(model, [len(ids)], 1)
     return tap.run(model, torch.tensor([ids]), read={site}).values[site][0, 1:].float().mean(0)

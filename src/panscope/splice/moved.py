@@ -16,11 +16,10 @@ from panscope.edits import Edit, refuse_unknown
 from panscope.errors import ConfigError, Unsupported
 from panscope.kernels import reference
 from panscope.model import tap
-from panscope.model.generate import refuse_lengths
 from panscope.model.load import Model
 from panscope.sae.sae import Sae
 from panscope.sites import Site
-from panscope.splice.direction import pointed
+from panscope.splice.direction import encoded, pointed
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +118,7 @@ def _patched(model: Model, moved: Moved, change: Change) -> Change:
     """Read what an edit patches in off an unedited pass over its source."""
     if change.edit.source is None:
         return change
-    ids = model.encode(change.edit.source)
-    refuse_lengths(model, [len(ids)], 1)
+    ids = encoded(model, change.edit, "source")
     read = tap.run(model, torch.tensor([ids]), read=moved.reads).values
     x = torch.cat([read[site][0] for site in moved.reads], -1).float()
     return replace(change, patch=moved.latents(x)[:, change.column])

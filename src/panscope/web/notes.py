@@ -93,4 +93,4 @@ def _row(run: RunFolder, bookmark: Bookmark) -> FeatureRow | None:
     known = run.catalogue.atlas.saes.get(bookmark.sae)
     if known is None or bookmark.index >= known.width:
         return None
-    return run.catalogue.columns(bookmark.sae).row(bookmark.index)
+    return run.catalogue.row(bookmark.sae, bookmark.index)

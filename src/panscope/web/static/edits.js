@@ -13,6 +13,8 @@ const { saes } = data();
 const list = document.getElementById("edits");
 const prompt = document.getElementById("ask").elements.prompt;
 const PLAIN = ["sae", "index", "site", "toward", "away", "value", "low", "high", "source"];
+// Which field a word of a refusal means.
+const FIELD_OF = { Sae: "sae", feature: "index", position: "positions", direction: "direction", ...Object.fromEntries(PLAIN.map((name) => [name, name])) };
 const TYPED = /^(.*)[:/](\d+)(?:([*+=])(-?[\d.]+(?:e-?\d+)?))?$/;
 
 export const rows = () => [...list.children];
@@ -100,14 +102,19 @@ function show(row) {
   const words = [target, actionOf(row), valueOf(row, "at")];
   for (const part of row.querySelectorAll("[data-for]")) part.hidden = !part.dataset.for.split(" ").some((word) => words.includes(word));
   fieldOf(row, "range").hidden = !/max|scale/.test(change.value);
-  const [low, high] = ["low", "high"].map((name) => fieldOf(row, name));
-  low.setCustomValidity(low.value || high.value ? (low.value && high.value && Number(low.value) > Number(high.value) ? "The lower bound is above the upper one." : "") : "Give a lower bound, an upper one, or both.");
+  fieldOf(row, "low").setCustomValidity(boundsProblem(valueOf(row, "low"), valueOf(row, "high")));
   if (valueOf(row, "at") === "tokens") offerTokens(row);
+}
+
+function boundsProblem(low, high) {
+  if (!low && !high) return "Give a lower bound, an upper one, or both.";
+  return low && high && Number(low) > Number(high) ? "The lower bound is above the upper one." : "";
 }
 
 // Find out what a feature is, and say what the edit would add.
 async function tell(row) {
   row.about = row.label = null;
+  fieldOf(row, "sae").setCustomValidity("");
   if (!["feature", "along"].includes(valueOf(row, "target"))) return say(row);
   const [sae, index] = [valueOf(row, "sae"), fieldOf(row, "index")];
   const width = saes.find((one) => one.sae === sae)?.width;
@@ -116,15 +123,21 @@ async function tell(row) {
   if (problemOf(index)) return refuse(index, problemOf(index));
   settle(index);
   try {
-    const path = `/api/sae/${sae}/feature/${index.value}`;
-    const [about, labels] = await Promise.all([ask(path, null, row), ask(`${path}/labels`, null, index)]);
+    const about = await ask(`/api/sae/${sae}/feature/${index.value}`, null, row);
+    const labels = await ask(`/api/sae/${sae}/feature/${index.value}/labels`, null, row);
     row.label = labels.find((label) => label.method === "human") ?? labels[0];
     row.about = about;
     say(row);
   } catch (error) {
-    if (error.name !== "AbortError") refuse(fieldOf(row, width ? "index" : "sae"), `${error.message}.`);
+    if (error.name !== "AbortError") refuseFeature(row, width ? "index" : "sae", `${error.message}.`);
   }
-  return row;
+  return null;
+}
+
+// A Sae that is not there stays refused until another is chosen; a server may answer again.
+function refuseFeature(row, name, sentence) {
+  if (name === "sae") fieldOf(row, name).setCustomValidity(sentence);
+  refuse(fieldOf(row, name), sentence);
 }
 
 function say(row) {
@@ -199,13 +212,13 @@ export function weigh(row, share) {
 
 // Say a refusal of the server beside the field, or in the row, that it is about.
 export function refuseEdit(where, sentence) {
-  const name = /^edit (.*)/.exec(where)?.[1];
-  const row = rows()[name] ?? rows().find((one) => name === nameOf(editOf(one)));
+  const [, what, name] = /^(edit|site) (.*)/.exec(where) ?? [];
+  const isMeant = (row) => name === (what === "site" ? valueOf(row, "site") : nameOf(editOf(row)));
+  const row = (what === "edit" && rows()[name]) || rows().find(isMeant);
   if (!row) return false;
-  const word = /^(?:no )?(\w+)/.exec(sentence)?.[1].toLowerCase();
-  const named = { feature: "index", position: "positions", toward: "toward", ...Object.fromEntries(PLAIN.map((one) => [one, one])) }[word];
-  const field = named && fieldOf(row, named);
-  refuse(field?.checkVisibility() ? field : fieldOf(row, "change"), sentence);
+  const words = what === "site" ? ["site"] : sentence.match(/\w+/g);
+  const fields = words.map((word) => FIELD_OF[word] && fieldOf(row, FIELD_OF[word]));
+  refuse(fields.find((field) => field?.checkVisibility()) ?? fieldOf(row, "change"), sentence);
   return true;
 }
 

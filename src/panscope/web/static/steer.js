@@ -8,12 +8,13 @@ import { ask, sayFailure } from "./ask.js";
 import { addRow, editOf, parsed, refuseEdit, replaceRows, rows, weigh } from "./edits.js";
 import { element, remember } from "./page.js";
 import { isUsable, refuse, settle } from "./refuse.js";
-import { add, begin, shareOf } from "./texts.js";
+import { add, begin, hasBegun, shareOf } from "./texts.js";
 import { authorisation } from "./token.js";
 
 const form = document.getElementById("ask");
 const fields = form.elements;
 const status = document.getElementById("status");
+const texts = document.getElementById("texts");
 const stop = document.getElementById("stop");
 const saved = document.getElementById("saved");
 const name = document.getElementById("name");
@@ -39,10 +40,11 @@ async function readAddress() {
   const edits = typed.flatMap((text) => parsed(text, query.get("at") ?? "all"));
   try {
     if (query.has("edits")) edits.push(...JSON.parse(query.get("edits")));
+    edits.forEach((edit) => addRow(edit));
   } catch {
-    tell("The address holds edits that are not JSON; they were left out.");
+    replaceRows([]);
+    tell("The address holds edits that cannot be read; they were left out.");
   }
-  edits.forEach((edit) => addRow(edit));
   if (query.has("saved")) await openSaved(query.get("saved"));
   if (!rows().length) addRow();
 }
@@ -60,7 +62,7 @@ async function write(event) {
   const control = (running = new AbortController());
   begin(fields.prompt.value);
   rows().forEach((row) => weigh(row, null));
-  document.getElementById("texts").hidden = stop.hidden = false;
+  texts.hidden = stop.hidden = false;
   document.getElementById("start").hidden = true;
   tell("Running the model; the first time it is loaded, which takes some seconds.");
   try {
@@ -78,6 +80,8 @@ function ended() {
 
 // Say a refusal beside the field that it is about, or where the texts would be.
 function sayRefusal(error) {
+  if (error.name === "AbortError") return;
+  texts.hidden = !hasBegun();
   const [, where, sentence] = /^(.*?): (.*)$/s.exec(error.message) ?? [];
   const field = fields[ABOUT[where]];
   if (field) refuse(field, `${sentence}.`);
@@ -168,6 +172,7 @@ form.addEventListener("input", ({ target }) => settle(target));
 form.addEventListener("change", keep);
 document.getElementById("add").onclick = () => (addRow().querySelector("[name=index]").focus(), keep());
 document.querySelector("#save button").onclick = save;
+name.onkeydown = (event) => event.key === "Enter" && (event.preventDefault(), save());
 share.onclick = copyLink;
 saved.onchange = () => saved.value && openSaved(saved.value);
 stop.onclick = () => (running?.abort(), ended(), (status.hidden = true));

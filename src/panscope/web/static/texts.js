@@ -25,6 +25,8 @@ export function add(about) {
   if (about.kl_nats !== null) drawBars();
 }
 
+export const hasBegun = () => seen.length > 0;
+
 // Of an edit the largest share of the value at its site so far.
 export function shareOf(edit) {
   return Math.max(0, ...seen.map((one) => one.shares[edit] ?? 0));
