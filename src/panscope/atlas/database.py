@@ -59,6 +59,13 @@ IS_CURRENT = """
         AND newer.id > labels.id
     )
 """
+# Of the scores of a label by one scorer and author, all but the newest are history.
+IS_NEWEST = """
+    NOT EXISTS (
+        SELECT 1 FROM scores AS newer WHERE newer.label = scores.label AND newer.id > scores.id
+        AND newer.scorer = scores.scorer AND newer.author = scores.author
+    )
+"""
 
 
 class Database:
@@ -70,7 +77,7 @@ class Database:
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
 
-    def rows(self, sql: str, *values: str | int) -> list[Any]:
+    def rows(self, sql: str, *values: str | float) -> list[Any]:
         """Return what a question finds; half a surrogate pair, which no text has, becomes "?"."""
         bound = [v.encode(errors="replace").decode() if isinstance(v, str) else v for v in values]
         with self.lock, explained(self.path):

@@ -17,7 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from panscope.atlas.database import IS_CURRENT, Database, connected, connected_for_reading
+from panscope.atlas.database import (
+    IS_CURRENT,
+    IS_NEWEST,
+    Database,
+    connected,
+    connected_for_reading,
+)
 from panscope.atlas.labels import (
     HUMAN,
     LARGEST,
@@ -121,13 +127,27 @@ class Notes:
         rows = self._rows(
             "SELECT method, scorer, count(*), avg(value), avg(baseline)"
             " FROM labels JOIN scores ON scores.label = labels.id"
-            f" WHERE sae = ? AND {IS_CURRENT} AND NOT EXISTS ("
-            "  SELECT 1 FROM scores AS newer WHERE newer.label = labels.id AND newer.id > scores.id"
-            "  AND newer.scorer = scores.scorer AND newer.author = scores.author)"
+            f" WHERE sae = ? AND {IS_CURRENT} AND {IS_NEWEST}"
             " GROUP BY method, scorer ORDER BY method, scorer",
             sae,
         )
         return [Average(*row) for row in rows]
+
+    def scored(self, sae: str, least: float, most: float, scorer: str = "") -> list[int]:
+        """List the features whose shown label's score lies between bounds, both included.
+
+        The score is that of `scorer`, or the best of all.
+        """
+        rows = self._rows(
+            "SELECT latent FROM labels JOIN scores ON scores.label = labels.id"
+            " WHERE sae = ? AND labels.id = ("
+            "  SELECT id FROM labels AS one WHERE one.sae = labels.sae"
+            "  AND one.latent = labels.latent ORDER BY one.method = ? DESC, one.id DESC LIMIT 1)"
+            f" AND (? = '' OR scorer = ?) AND {IS_NEWEST}"
+            " GROUP BY latent HAVING max(value) BETWEEN ? AND ? ORDER BY latent",
+            *(sae, HUMAN, scorer, scorer, least, most),
+        )
+        return [index for (index,) in rows]
 
     def methods(self, sae: str) -> dict[int, set[str]]:
         """Return by which methods each feature of a Sae has been labelled."""
@@ -203,7 +223,7 @@ class Notes:
             found[number][score.scorer, score.author] = score
         return defaultdict(list, {number: by.values() for number, by in found.items()})
 
-    def _rows(self, sql: str, *values: str | int) -> list[Any]:
+    def _rows(self, sql: str, *values: str | float) -> list[Any]:
         return self._database.rows(sql, *values)
 
 

@@ -170,7 +170,8 @@ def by_numbers(
     score of the label that is shown: that of `scorer`, or the best.
     """
     saes = saes_at(run, sites, layer)
-    only = {sae: _scored(run, sae, score) for sae in saes} if score.asks else None
+    bounds = (score.min_score, score.max_score, score.scorer)
+    only = {sae: run.notes.scored(sae, *bounds) for sae in saes} if score.asks else None
     total, found = run.catalogue.across(saes, query, offset, limit, only)
     hits = [
         Hit(sae, run.catalogue.row(sae, index), run.label_text(sae, index), None)
@@ -297,17 +298,6 @@ def _strength(feature: Seen, values: Sequence[float], by: str) -> float:
     if by == "sum":
         return sum(values)
     return max(values) / (feature.max or 1.0) if by == "share" else max(values)
-
-
-def _scored(run: RunFolder, sae: str, wanted: ScoreQuery) -> list[int]:
-    """The features of a Sae whose label is scored as wanted."""
-    shown = run.notes.shown(sae).items()
-    return [index for index, label in shown if _is_scored(label, wanted)]
-
-
-def _is_scored(label: Label, wanted: ScoreQuery) -> bool:
-    fit = [s.value for s in label.scores if wanted.scorer in ("", s.scorer) and s.value is not None]
-    return bool(fit) and wanted.min_score <= max(fit) <= wanted.max_score
 
 
 def _described(run: RunFolder, labels: Iterable[Label]) -> list[Hit]:
