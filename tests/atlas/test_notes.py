@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panscope.atlas.database import MIGRATIONS
-from panscope.atlas.labels import LABEL_CHARACTERS, Average, Label, Score
+from panscope.atlas.labels import HUMAN, LABEL_CHARACTERS, Average, Label, Score
 from panscope.atlas.notes import Notes
 from panscope.atlas.words import words_of
 from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError, Unsupported
@@ -74,11 +74,11 @@ def test_texts_and_scores_are_those_of_the_labels_that_are_shown(notes: Notes):
     assert notes.texts(SAE, [5, 3]) == {3: "spring months"}
     assert notes.texts(SAE, range(9)) == {3: "spring months", 4: "dates"}
     assert notes.texts(SAE, []) == notes.texts("no such Sae", [3]) == {}
-    assert (notes.scored(SAE, "", 0.7, 1.0), notes.scored(SAE, "", 0.8, 1.0)) == ([4], [])
+    assert (notes.scored(SAE, 0.7, 1.0), notes.scored(SAE, 0.8, 1.0)) == ([4], [])
     notes.add_scores(human, [Score("detection", 0.95, 0.5, 10), Score("detection", 0.6, 0.5, 20)])
-    assert (notes.scored(SAE, "", 0.5, 1.0), notes.scored(SAE, "", 0.61, 1.0)) == ([3, 4], [4])
+    assert (notes.scored(SAE, 0.5, 1.0), notes.scored(SAE, 0.61, 1.0)) == ([3, 4], [4])
     notes.add_scores(human, [Score("fuzzing", 0.8, 0.5, 10), Score("detection", None, 0.5, 0, 9)])
-    assert notes.scored(SAE, "", 0.8, 1.0) == [3]
+    assert notes.scored(SAE, 0.8, 1.0) == [3]
 
 
 def test_averages_are_those_of_current_labels_and_scores(notes: Notes):
@@ -92,6 +92,24 @@ def test_averages_are_those_of_current_labels_and_scores(notes: Notes):
         Average("rules", "detection", 2, 0.7, 0.4),
         Average("rules", "fuzzing", 1, None, 0.5),
     ]
+
+
+def test_features_are_found_by_the_score_of_the_label_that_is_shown(notes: Notes):
+    low, high = Score("detection", 0.2, 0.5, 9), Score("detection", 0.9, 0.5, 9)
+    fuzzing = Score("fuzzing", 0.4, 0.5, 9)
+    notes.add(replace(label(index=1), scores=(low, fuzzing)))
+    rescored = notes.add(replace(label(index=2), scores=(low, fuzzing)))
+    notes.add_scores(rescored, [high])
+    notes.add(replace(label(index=3), scores=(high,)))
+    notes.add(replace(label(index=3, method=HUMAN), scores=(low,)))
+    notes.add(replace(label(index=3), scores=(high,)))  # newer, but a person's is shown
+    notes.add(replace(label(index=4), scores=(Score("detection", None, None, 0, 9),)))
+    notes.add(label(index=5))
+    assert notes.scored(SAE, -1, 1) == [1, 2, 3]
+    assert notes.scored(SAE, 0.4, 0.5) == [1]  # its best
+    assert notes.scored(SAE, 0.9, 1, "detection") == [2]
+    assert notes.scored(SAE, 0.2, 0.2, "detection") == [1, 3]
+    assert notes.scored(SAE, -1, 1, "simulation") == notes.scored("another", -1, 1) == []
 
 
 @pytest.mark.parametrize(

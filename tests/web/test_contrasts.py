@@ -113,13 +113,13 @@ def test_a_contrast_is_begun_followed_and_cancelled(
 ):
     assert answered(writable, "/api/contrasts/work") == {"work": None, "stage": None}
     sets = {"a": ["le chat", *["la nuit\ntombe"] * 7], "b_kind": "news"}
-    asked = {"name": "french-news", **sets, "pool": "last", "answers": [" oui", " yes"]}
+    asked = {"name": "french-news", **sets, "pool": "last", "answers": [" où", " 🦊"]}
     begun = writable.post("/api/contrasts", json=asked)
     assert begun.status_code == 202 and begun.json()["state"] == "running"
     ((arguments, inputs),) = background.begun
     params = main.commands["contrast"].make_context("contrast", list(arguments[1:])).params
     assert params["output"] == run / "contrast" / "french-news"
-    assert params["overrides"] == ("pool=last", 'answers=[" oui", " yes"]')
+    assert params["overrides"] == ("pool=last", 'answers=[" où", " 🦊"]')
     assert {str(params["file_a"]), str(params["file_b"])} == inputs.keys()
     assert json.loads(inputs["a.json"]) == sets["a"]
     passages = json.loads(inputs["b.json"])

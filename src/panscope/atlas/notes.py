@@ -114,12 +114,15 @@ class Notes:
         )
         return dict(rows)
 
-    def scored(self, sae: str, scorer: str, least: float, most: float) -> list[int]:
-        """List the features whose shown label is scored between bounds: by a scorer, or at best."""
+    def scored(self, sae: str, least: float, most: float, scorer: str = "") -> list[int]:
+        """List the features whose shown label's score lies between bounds, both included.
+
+        The score is that of `scorer`, or the best of all.
+        """
         rows = self._rows(
             f"SELECT latent FROM labels WHERE sae = ? AND {IS_SHOWN} AND ("
             "  SELECT max(value) FROM scores WHERE label = labels.id"
-            f"  AND (? = '' OR scorer = ?) AND {IS_NEWEST}) BETWEEN ? AND ?",
+            f"  AND (? = '' OR scorer = ?) AND {IS_NEWEST}) BETWEEN ? AND ? ORDER BY latent",
             *(sae, scorer, scorer, least, most),
         )
         return [index for (index,) in rows]

@@ -15,7 +15,11 @@ from panscope.events import Bars
 @click.argument("run", type=FOLDER)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
-@click.option("--writable", is_flag=True, help="Let who has the printed token write labels.")
+@click.option(
+    "--writable",
+    is_flag=True,
+    help="Let who has the printed token label, steer, explain, contrast.",
+)
 @click.option("--freeze", type=FOLDER, help="Write the pages into this folder instead.")
 @click.option(
     "--features",

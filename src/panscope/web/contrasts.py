@@ -157,5 +157,5 @@ def _arguments(run: RunFolder, request: ContrastRequest) -> list[str]:
     output = str(folder / STAGE / request.name)
     more = [f"pool={request.pool}"]
     if request.answers:
-        more.append(f"answers={json.dumps(request.answers)}")
+        more.append(f"answers={json.dumps(request.answers, ensure_ascii=False)}")  # TOML
     return [STAGE, str(folder), *more, "--a", "a.json", "--b", "b.json", "--output", output]
