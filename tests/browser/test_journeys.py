@@ -171,10 +171,20 @@ def test_feature(tab: Tab) -> None:
     assert page.locator("#test-result .t.peak").inner_text() == "·January"
     assert "Fires on" in page.locator("#test-result").inner_text()
     assert state(page) == {"text": TEXT}
+    assert "your text" in page.locator("#activations").inner_text()
 
+    page.get_by_role("button", name="Embed").click()
+    page.get_by_label("charts").uncheck()
+    code = page.get_by_label("The code").input_value()
+    assert "embed=true&amp;embedplots=false&amp;defaulttesttext=The+dog" in code
+    check(page)
+    page.keyboard.press("Escape")
     page.locator("#main").focus()
     page.keyboard.press("j")
     page.wait_for_url(f"**/sae/{SAE}/1")
+    page.get_by_label("Go to the feature of this number").fill("7")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/sae/{SAE}/7")
     page.goto(f"/sae/{SAE}/5")
     assert "This feature is dead" in page.locator("main").inner_text()
     check(page)

@@ -92,8 +92,8 @@ def test_a_folder_without_runs_is_refused(folder: Path) -> None:
         serve(folder / "no_run", "127.0.0.1", 0)
 
 
-# What is handed to `ask` or `read`, there or by a function that returns it, and keys.
-SAID = r"\b(address|ask|read)\(|return \[|^const PLACES"
+# What is handed to `ask`, there or by a function that returns it, keys, what a copy is asked for.
+SAID = r"\b(address|ask)\(|return \[|^const PLACES|^const answers|name === "
 
 
 def test_scripts_make_addresses_in_one_place() -> None:

@@ -1,4 +1,5 @@
 // The feature page: examples as strips in bands, the live test, and the charts beside them.
+import { address } from "./address.js";
 import { ask, cancel, sayFailure } from "./ask.js";
 import { onWidth } from "./axes.js";
 import { bars } from "./charts.js";
@@ -7,6 +8,7 @@ import { data, element, remember } from "./page.js";
 import { shares } from "./share.js";
 import { foldedStrip, glyphs, wholeStrip } from "./strip.js";
 import { pin, unpin } from "./tip.js";
+import "./embed.js";
 import "./label.js";
 import "./star.js";
 
@@ -158,6 +160,7 @@ function showTest({ tokens, ids, values, note }) {
   const said = fired.length
     ? `Fires on ${fired.length} of ${tokens.length} tokens, at most ${number(top)}${feature.max ? `, ${number((100 * top) / feature.max)} % of its maximum` : ""}.`
     : `Silent on all ${tokens.length} tokens.`;
+  pointOut(top);
   const more = note ? ` Text ${note}.` : "";
   result.replaceChildren(wholeStrip(all, feature.max || top, peak), element("p", { className: "note", textContent: said + more }));
 }
@@ -176,6 +179,8 @@ function middleHalf(counts) {
   return best;
 }
 
+let pointOut = () => {}; // the strongest value of a tested text, on the chart of activations
+
 function drawActivations() {
   const title = document.getElementById("activation-title");
   const filled = feature.histogram.flatMap((n, i) => (n ? [i] : []));
@@ -187,9 +192,14 @@ function drawActivations() {
   const say = (low, high, n) => `${count(n)} firings\n${number(low)} to ${number(high)}`;
   // From a quarter of the ramp up: the palest bars must still stand out from the paper.
   const tint = (value) => Math.min(1, 0.25 + (0.75 * value) / feature.max);
-  onWidth(document.getElementById("activations"), (width) =>
-    bars(width, { edges, counts, isLog: true, xTitle: "activation (log axis)", yTitle: "firings", say, tint }),
-  );
+  let tested = null;
+  const draw = (width) => bars(width, { edges, counts, isLog: true, xTitle: "activation (log axis)", yTitle: "firings", say, tint, mark: tested, markText: "your text" });
+  const host = document.getElementById("activations");
+  onWidth(host, draw);
+  pointOut = (value) => {
+    tested = value;
+    if (host.clientWidth > 50) host.replaceChildren(draw(Math.floor(host.clientWidth)));
+  };
 }
 
 function drawDensities() {
@@ -252,6 +262,11 @@ document.getElementById("unfold")?.addEventListener("click", (event) => {
   event.target.setAttribute("aria-pressed", String(open));
   event.target.textContent = open ? "Fold all" : "Unfold all";
   for (const entry of lines) toggle(entry, open);
+});
+const jump = document.getElementById("jump");
+jump.addEventListener("submit", (event) => {
+  event.preventDefault();
+  location.assign(address(`/sae/${sae.sae}/${jump.elements.index.value}`));
 });
 document.querySelector("main").addEventListener("click", onToken);
 document.addEventListener("keydown", (event) => {
