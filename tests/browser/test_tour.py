@@ -166,6 +166,7 @@ def test_a_frozen_copy_opens_from_the_disk(tab: Tab, frozen_copy: Path) -> None:
         page.keyboard.press("g")
         page.keyboard.press(key)
         expect(page.get_by_role("heading", name=name)).to_be_visible()
+        page.wait_for_load_state()  # keys are heard from then on
     expect(page.get_by_text("A frozen copy has neither model nor server")).to_be_visible()
     page.locator("textarea").fill("In January")
     page.get_by_role("button", name="Look").click()

@@ -13,7 +13,10 @@ from panscope.web.contrasts import finished
 from panscope.web.pages import SEARCHES
 from panscope.web.run import RunFolder
 
-PAGES = ("/microscope", "/steer", "/contrast", "/tour", "/progress", "/docs", "/help", "/search")
+PAGES = (
+    *("/microscope", "/steer", "/contrast", "/notes", "/tour"),
+    *("/progress", "/docs", "/help", "/search"),
+)
 _FEATURE = re.compile(r"/sae/(.+)/(\d+)")
 
 
