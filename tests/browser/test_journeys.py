@@ -456,7 +456,7 @@ def test_docs_keys_and_theme(tab: Tab) -> None:
     page = tab.page
     page.goto("/docs")
     page.locator(".route").first.wait_for()
-    assert page.locator(".route").count() == 30
+    assert page.locator(".route").count() == 41
     check(page)
     page.keyboard.press("/")
     page.keyboard.type("densities")

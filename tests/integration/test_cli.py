@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,14 @@ def finished(
     result = panscope(*tiny_demo, "--output", run)
     assert result.exit_code == 0, result.output
     return run
+
+
+@pytest.fixture
+def noted(finished: Path) -> Iterator[Path]:
+    """The finished run, from which notes are taken away again: they are no part of it."""
+    yield finished
+    for path in finished.glob("notes.sqlite*"):
+        path.unlink()
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -135,7 +143,7 @@ def test_any_model_is_trained_on_and_measured_at_the_ends_of_its_modules(
 
 def test_show_and_verify(panscope: Command, finished: Path):
     shown = panscope("show", finished / "suite")
-    assert "suite, format 1" in shown.output
+    assert "suite, format 2" in shown.output
     assert "from model" in shown.output
     tree = json.loads(panscope("show", finished / "atlas", "--json").output)
     assert tree["kind"] == "atlas"
@@ -145,9 +153,9 @@ def test_show_and_verify(panscope: Command, finished: Path):
     assert "every byte as it was written" in verified.output
 
 
-def test_a_text_is_steered_beside_the_normal_one(panscope: Command, finished: Path, tmp_path: Path):
-    sae = next(iter(files.read_manifest(finished / "suite").facts["saes"]))["sae"]
-    written = ("steer", finished, "The old lamp", "--tokens", 4, "--temperature", 0)
+def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path, tmp_path: Path):
+    sae = next(iter(files.read_manifest(noted / "suite").facts["saes"]))["sae"]
+    written = ("steer", noted, "The old lamp", "--tokens", 4, "--temperature", 0)
     lines = panscope(*written, "--feature", f"{sae}:3+50", "--json").output.splitlines()
     tokens = [json.loads(line) for line in lines]
     assert len(tokens) == 4 and tokens[0]["kl_nats"] > 0
@@ -158,7 +166,7 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, finished: Pa
     assert "steered: KL" in table and f"add 50: {sae}:3" in table
     wrong = panscope(*written, "--feature", f"{sae[1:]}:3+50")
     assert wrong.exit_code == 3 and f"did you mean {sae}" in wrong.stderr
-    with closing(Notes.open(finished / "notes.sqlite")) as notes:
+    with closing(Notes.open(noted / "notes.sqlite")) as notes:
         notes.save_edits("[more] rain", dumped(read(file)))
     saved = panscope(*written, "--saved", "[more] rain", "--json")
     assert saved.output.splitlines() == lines
@@ -166,14 +174,14 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, finished: Pa
     assert wrong.exit_code == 3 and "did you mean [more] rain" in wrong.stderr
 
 
-def test_notes_are_listed_and_exported(panscope: Command, finished: Path):
-    sae = next(iter(files.read_manifest(finished / "suite").facts["saes"]))["sae"]
-    with closing(Notes.open(finished / "notes.sqlite")) as notes:
+def test_notes_are_listed_and_exported(panscope: Command, noted: Path):
+    sae = next(iter(files.read_manifest(noted / "suite").facts["saes"]))["sae"]
+    with closing(Notes.open(noted / "notes.sqlite")) as notes:
         notes.save_edits("less [rain]", dumped([parse(f"{sae}:3*-2")]))
         notes.bookmark(sae, 3)
-    listed = panscope("notes", finished).output
+    listed = panscope("notes", noted).output
     assert f"{sae}:3" in listed and "less [rain]" in listed and "add -2 x max" in listed
-    exported = json.loads(panscope("notes", finished, "--json").output)
+    exported = json.loads(panscope("notes", noted, "--json").output)
     assert exported["edits"][0]["edits"] == [{"sae": sae, "index": 3, "value": -2.0, "unit": "max"}]
     assert [mark["index"] for mark in exported["bookmarks"]] == [3]
 
