@@ -1,7 +1,7 @@
 """Firings: a Sae's codes sorted by latent, and what is counted of them.
 
-The functions here are the definitions, in PyTorch; `cpu_firings` has the same in C++. All work one
-latent at a time, tokens in order: results do not depend on the number of threads.
+The functions here are the definitions, in PyTorch; `cpu_firings` has the same in C++. Sums
+go one latent at a time, tokens in order: no result depends on the number of threads.
 """
 
 from collections.abc import Sequence

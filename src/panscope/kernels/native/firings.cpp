@@ -1,5 +1,5 @@
-// What fired, sorted by latent, and what is counted of it: one thread a latent, tokens in order, so
-// that all results are the same for any number of threads.
+// What fired, sorted by latent, and what is counted of it. All results are the same for any number
+// of threads: sums have one thread a latent, tokens in order; the rest is sorted or counted.
 #include <algorithm>
 #include <cstring>
 #include <utility>
