@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import click
 from rich.live import Live
-from rich.markdown import Markdown
 from rich.table import Table
 
 from panscope import edits
@@ -86,6 +85,8 @@ def contrast(
     panscope contrast runs/demo --a french.txt --b english.txt
     panscope contrast runs/demo --a true.txt --b false.txt pool=last answers='[" True", " False"]'
     """
+    from rich.markdown import Markdown  # 30 ms that other commands need not wait
+
     from panscope import splice
     from panscope.config import override
     from panscope.stages import contrast
