@@ -2,6 +2,7 @@
 // of threads: sums have one thread a latent, tokens in order; the rest is sorted or counted.
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -146,20 +147,20 @@ void panscope_lots(const FiringArrays* firings, const int64_t* origins, int64_t 
 
 namespace {
 
-// A firing of a block of latents: its token, and its place among what fires there.
+// A firing of a block of latents: its place in its piece, and where what fires at its token ends.
 struct Entry {
-  int32_t token, place;
+  int32_t place, end;
 };
 
-// The firings of latents in [first, end), block after block of so many latents, and in a block piece
+// The firings of latents in [first, end), block after block of 2^shift latents, and in a block piece
 // after piece of the text, tokens in order.
 struct Blocks {
-  int64_t first, rows, n_blocks, n_pieces;
+  int64_t first, shift, n_blocks, n_pieces;
   std::vector<int64_t> starts;  // of each piece of each block
   std::vector<Entry> entries;
 
-  Blocks(const CodeArrays* codes, int64_t n_pieces, int64_t first, int64_t end, int64_t rows)
-      : first(first), rows(rows), n_blocks((end - first + rows - 1) / rows), n_pieces(n_pieces),
+  Blocks(const CodeArrays* codes, int64_t n_pieces, int64_t first, int64_t end, int64_t shift)
+      : first(first), shift(shift), n_blocks(((end - first - 1) >> shift) + 1), n_pieces(n_pieces),
         starts(n_blocks * n_pieces + 1, 0) {
     std::vector<std::vector<int64_t>> next(n_pieces, std::vector<int64_t>(n_blocks, 0));
 #pragma omp parallel for schedule(dynamic, 1)
@@ -182,21 +183,21 @@ struct Blocks {
       const int32_t *from = codes.latents + codes.offsets[token],
                     *to = codes.latents + codes.offsets[token + 1];
       for (const int32_t* at = std::lower_bound(from, to, first); at < to && *at < end; at++)
-        visit((*at - first) / rows, {int32_t(token), int32_t(at - from)});
+        visit((*at - first) >> shift, {int32_t(at - codes.latents), int32_t(to - codes.latents)});
     }
   }
 
+  int64_t rows() const { return int64_t(1) << shift; }
+
   // Count, for each latent of a block in a row of its own, which of higher index fire with it.
   void count(const CodeArrays* codes, int64_t block, int64_t width, int32_t* counts) const {
-    int64_t lowest = first + block * rows;
+    int64_t lowest = first + (block << shift);
     for (int64_t piece = 0; piece < n_pieces; piece++) {
-      const CodeArrays& text = codes[piece];
+      const int32_t* latents = codes[piece].latents;
       const int64_t* range = starts.data() + block * n_pieces + piece;
       for (int64_t i = range[0]; i < range[1]; i++) {
-        int64_t p = text.offsets[entries[i].token] + entries[i].place;
-        int64_t end = text.offsets[entries[i].token + 1];
-        int32_t* row = counts + (text.latents[p] - lowest) * width;
-        while (++p < end) row[text.latents[p]]++;
+        int32_t* row = counts + (latents[entries[i].place] - lowest) * width;
+        for (int32_t at = entries[i].place + 1; at < entries[i].end; at++) row[latents[at]]++;
       }
     }
   }
@@ -233,20 +234,21 @@ struct Companions {
 void panscope_companions(const CodeArrays* codes, int64_t n_pieces, const int64_t* n_firings,
                          int64_t width, int64_t first, int64_t end, int64_t k, int64_t* ids,
                          double* jaccards) {
-  constexpr int64_t in_cache = 1 << 20;  // counts, of 4 bytes; 1 to 4 MB are equally fast
-  int64_t fair = (end - first) / (4 * omp_get_max_threads()) + 1;
-  Blocks blocks(codes, n_pieces, first, end, std::clamp<int64_t>(in_cache / width, 1, fair));
+  constexpr int64_t in_cache = 1 << 19;  // counts, of 4 bytes: half and twice as many are slower
+  int64_t fair = (end - first) / (4 * omp_get_max_threads()) + 1, shift = 0;
+  while ((int64_t(2) << shift) <= std::min(in_cache / width, fair)) shift++;
+  Blocks blocks(codes, n_pieces, first, end, shift);
 #pragma omp parallel
   {
-    std::vector<int32_t> counts(blocks.rows * width, 0);
+    std::vector<int32_t> counts(blocks.rows() * width, 0);
     std::vector<int64_t> my_ids(width * k, -1);
     std::vector<double> my_jaccards(width * k, 0.0);
     Companions mine{my_ids.data(), my_jaccards.data(), k}, all{ids, jaccards, k};
 #pragma omp for schedule(dynamic, 1) nowait
     for (int64_t block = 0; block < blocks.n_blocks; block++) {
       blocks.count(codes, block, width, counts.data());
-      int64_t lowest = first + block * blocks.rows;
-      for (int64_t latent = lowest; latent < std::min(lowest + blocks.rows, end); latent++) {
+      int64_t lowest = first + (block << shift);
+      for (int64_t latent = lowest; latent < std::min(lowest + blocks.rows(), end); latent++) {
         int32_t* row = counts.data() + (latent - lowest) * width;
         for (int64_t other = latent + 1; other < width; other++) {
           int64_t both = std::exchange(row[other], 0);
@@ -263,19 +265,37 @@ void panscope_companions(const CodeArrays* codes, int64_t n_pieces, const int64_
   }
 }
 
+// Of two latents the values of the one that fires more are laid out by token, and looked up where
+// the other fires: all products of one that is laid out follow one another.
 void panscope_products(const FiringArrays* firings, int64_t n_tokens, const int64_t* ids, int64_t k,
                        double* products) {
+  int64_t n_latents = firings->n_latents;
+  const int64_t* starts = firings->starts;
+  auto n_of = [&](int64_t i) { return starts[i + 1] - starts[i]; };
+  auto more = [&](int64_t slot) { return n_of(ids[slot]) > n_of(slot / k) ? ids[slot] : slot / k; };
+  std::vector<int64_t> begins(n_latents + 1, 0), slots(n_latents * k);
+  for (int64_t slot = 0; slot < n_latents * k; slot++)
+    if (ids[slot] >= 0) begins[more(slot) + 1]++;
+  std::partial_sum(begins.begin(), begins.end(), begins.begin());
+  std::vector<int64_t> next(begins);
+  for (int64_t slot = 0; slot < n_latents * k; slot++)
+    if (ids[slot] >= 0) slots[next[more(slot)]++] = slot;
 #pragma omp parallel
   {
     std::vector<float> value(n_tokens, 0.0f);  // of one latent, token by token
 #pragma omp for schedule(dynamic, 8)
-    for (int64_t i = 0; i < firings->n_latents; i++) {
-      int64_t begin = firings->starts[i], end = firings->starts[i + 1];
-      for (int64_t at = begin; at < end; at++) value[firings->tokens[at]] = firings->values[at];
-      for (int64_t slot = i * k; slot < (i + 1) * k && ids[slot] >= 0 && begin < end; slot++)
-        for (int64_t at = firings->starts[ids[slot]]; at < firings->starts[ids[slot] + 1]; at++)
-          products[slot] += double(value[firings->tokens[at]]) * double(firings->values[at]);
-      for (int64_t at = begin; at < end; at++) value[firings->tokens[at]] = 0;
+    for (int64_t i = 0; i < n_latents; i++) {
+      if (begins[i] == begins[i + 1]) continue;
+      for (int64_t at = starts[i]; at < starts[i + 1]; at++)
+        value[firings->tokens[at]] = firings->values[at];
+      for (int64_t n = begins[i]; n < begins[i + 1]; n++) {
+        int64_t slot = slots[n], other = ids[slot] == i ? slot / k : ids[slot];
+        double sum = products[slot];
+        for (int64_t at = starts[other]; at < starts[other + 1]; at++)
+          sum += double(value[firings->tokens[at]]) * double(firings->values[at]);
+        products[slot] = sum;
+      }
+      for (int64_t at = starts[i]; at < starts[i + 1]; at++) value[firings->tokens[at]] = 0;
     }
   }
 }

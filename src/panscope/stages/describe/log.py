@@ -10,7 +10,8 @@
 
 A piece is a fixed number of forward passes and depends on nothing but them: whichever worker writes
 it, and after whatever interruption, its bytes are the same. It costs 8 bytes a firing on the disk;
-in memory one piece of all Saes is held while it is written.
+in memory one piece of all Saes is held while it is written. Nobody waits for the disk: what a crash
+of the machine has lost is found by its checksum, and read again.
 """
 
 import shutil
@@ -29,7 +30,7 @@ from panscope.files import FileRecord
 from panscope.kernels.firings import Codes
 from panscope.kernels.pairs import Pairs
 from panscope.model.text import Rows
-from panscope.place import Place
+from panscope.place import Place, write_unsynced
 from panscope.store.tensors import parts_of, tensors_in
 
 FOLDER = ".firings"
@@ -198,5 +199,5 @@ def _codes(tensors: Mapping[str, Tensor], width: int) -> Codes:
 def _saved(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
     """Write a safetensors file; the checksum is that of the bytes in memory."""
     parts = parts_of(tensors)
-    Place.of(path).write(*parts)
+    write_unsynced(path, parts)
     return FileRecord(size_bytes=sum(map(len, parts)), blake3=files.blake3_in(parts))
