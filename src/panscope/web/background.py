@@ -95,7 +95,7 @@ class Background:
         Raises Refused (409) while another is at work.
         """
         with self._lock:
-            if self._command is not None and self._watcher is not None and self._watcher.is_alive():
+            if self._command is not None and self._command.view().state == "running":
                 found = f"{self._command.name!r} is at work"
                 raise Refused(409, "one at a time", found, "wait until it is done, or cancel it")
             command = Command(name, arguments, inputs)
