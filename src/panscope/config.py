@@ -31,9 +31,14 @@ class Config(BaseModel):
         except ValidationError as error:
             raise _config_error(cls, tree, where, error) from error
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """The same as plain values, as manifests have it; `parse` reads it back."""
+        return self.model_dump(mode="json")
+
     def digest(self) -> str:
         """Name this configuration: SHA-256 of its canonical JSON, 64 hex digits."""
-        return digest_of(self.model_dump(mode="json"))
+        return digest_of(self.described)
 
 
 def digest_of(tree: object) -> str:

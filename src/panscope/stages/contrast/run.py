@@ -68,10 +68,9 @@ def run(
 
     A finished one is reused; ConfigError if `out` holds another one.
     """
-    described = config.model_dump(mode="json")
     made_from = {"model": model.digest, "suite": suite.manifest.digest}
     inputs = {**made_from, "a": digest_of(list(a)), "b": digest_of(list(b))}
-    if manifest := files.made(out, KIND, described, inputs):
+    if manifest := files.made(out, KIND, config.described, inputs):
         emit(Finished(STAGE, 0.0, reused=True))
         return manifest
     started = time.monotonic()
@@ -82,7 +81,7 @@ def run(
     files.write_json(out / "result.json", tree)
     files.write_bytes(out / "report.md", report(result, config.false_discovery).encode())
     facts = {key: tree[key] for key in ("n_a", "n_b", "n_tested", "n_different")}
-    manifest = files.seal(out, KIND, described, inputs, facts)
+    manifest = files.seal(out, KIND, config.described, inputs, facts)
     emit(Finished(STAGE, time.monotonic() - started))
     return manifest
 
