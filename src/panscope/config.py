@@ -1,4 +1,4 @@
-"""Recipes: TOML files read into frozen, strict models, with overrides and a digest.
+"""Recipes: files read into frozen, strict models, with overrides and a digest.
 
 A config sits in the module it configures and subclasses `Config`. Unknown keys, wrong types and
 wrong ranges are refused with the key, the value and the nearest right name.
@@ -31,9 +31,14 @@ class Config(BaseModel):
         except ValidationError as error:
             raise _config_error(cls, tree, where, error) from error
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """The same as plain values, as manifests have it; `parse` reads it back."""
+        return self.model_dump(mode="json")
+
     def digest(self) -> str:
         """Name this configuration: SHA-256 of its canonical JSON, 64 hex digits."""
-        return digest_of(self.model_dump(mode="json"))
+        return digest_of(self.described)
 
 
 def digest_of(tree: object) -> str:
@@ -42,14 +47,18 @@ def digest_of(tree: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a recipe file into a tree."""
+def read_tree(path: Path) -> dict[str, Any]:
+    """Read a file into a tree: TOML, or JSON by its ending, as a run folder keeps its recipe."""
     if not path.is_file():
         raise NotFound(str(path), "no such file", "give the path of a TOML file")
+    form, loads = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"is not TOML ({error})", "correct that line") from error
+        tree = loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of either form, or of its encoding
+        raise ConfigError(str(path), f"is not {form} ({error})", "correct that line") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(str(path), "is not a JSON object", "write its keys in braces")
+    return tree
 
 
 def override(tree: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:

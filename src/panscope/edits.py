@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from panscope.config import Config, read_toml
+from panscope.config import Config, read_tree
 from panscope.errors import ConfigError, NotFound, nearest
 from panscope.sites import Site
 
@@ -112,8 +112,8 @@ class Edits(Config):
 
 
 def read(path: Path) -> tuple[Edit, ...]:
-    """Read edits from a TOML file."""
-    return Edits.parse(read_toml(path), str(path)).edits
+    """Read edits from a file."""
+    return Edits.parse(read_tree(path), str(path)).edits
 
 
 def parse(text: str) -> Edit:

@@ -48,14 +48,13 @@ def sinks(recipe: Recipe, out: Path) -> list[Emit]:
     if recipe.metrics.tensorboard:
         made.append(to_tensorboard(out / "tensorboard"))
     if recipe.metrics.wandb:
-        described = recipe.model_dump(mode="json")
-        made.append(to_wandb(recipe.metrics.wandb, out.name, described))
+        made.append(to_wandb(recipe.metrics.wandb, out.name, recipe.described))
     return made
 
 
 def record(recipe: Recipe, out: Path) -> None:
     """Write a recipe into its run folder."""
-    files.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
+    files.write_json(out / "recipe.json", recipe.described)
 
 
 class Launch:
@@ -210,8 +209,8 @@ class Launch:
             rows_from=lambda row: self._rows("train", stage.batch_rows, row),
             inputs={**self.inputs, "suite": suite.manifest.digest},
             about={
-                "model": anywhere(self.recipe.model).model_dump(mode="json"),
-                "text": self.recipe.text.model_dump(mode="json"),
+                "model": anywhere(self.recipe.model).described,
+                "text": self.recipe.text.described,
             },
             out=self.out / "atlas",
             emit=self.emit,

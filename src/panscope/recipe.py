@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from panscope import config
-from panscope.config import override, read_toml
+from panscope.config import override, read_tree
 from panscope.errors import NotFound, nearest
 from panscope.model.load import Config as ModelConfig
 from panscope.model.text import Config as TextConfig
@@ -53,4 +53,4 @@ def read_recipe(name: str, assignments: tuple[str, ...] = ()) -> Recipe:
     path = packaged.get(name, Path(name))
     if not path.is_file():
         raise NotFound(f"recipe {name}", "no such file or packaged recipe", nearest(name, packaged))
-    return Recipe.parse(override(read_toml(path), assignments), str(path))
+    return Recipe.parse(override(read_tree(path), assignments), str(path))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from tests.atlas.one_by_one import write_features
 
 from panscope.atlas.columns import (
     BandColumns,
@@ -14,7 +15,7 @@ from panscope.atlas.columns import (
     FeatureColumns,
     write_columns,
 )
-from panscope.atlas.features import features_file, write_features
+from panscope.atlas.features import features_file
 from panscope.atlas.records import Band, Elsewhere, Example, Feature
 
 FEATURES = [

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tests.atlas.one_by_one import write_features
 
 import panscope.atlas.features as files
 from panscope.atlas.features import (
@@ -11,7 +12,6 @@ from panscope.atlas.features import (
     Atlas,
     features_file,
     write_contexts,
-    write_features,
     write_pieces,
 )
 from panscope.atlas.records import Band, Context, Example, Feature, SaeRecord

@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from panscope.errors import ConfigError
+from panscope.errors import ConfigError, Unsupported
 from panscope.kernels import cpu, dense, library
 from panscope.kernels.pairs import Body, Hits, Pairs, Rows, compared_
 
@@ -204,6 +204,11 @@ def test_few_tokens_or_latents(instruction_set: str, n: int, latents: int):
     )
 
 
+def test_no_dimensions_are_an_error():
+    with pytest.raises(Unsupported, match="activations have no dimensions"):
+        cpu.encode(draw(0, 3, 0), draw(1, 5, 0), torch.zeros(5), torch.zeros(5))
+
+
 def test_a_huge_dimension_costs_the_int8_screens_little(instruction_set: str):
     """Without its own slots it would leave the other 255 dimensions one level."""
     d, latents = 256, 512
@@ -365,6 +370,8 @@ def test_a_wrong_instruction_set_is_answered_with_the_known(monkeypatch: pytest.
 def test_there_is_one_openmp_runtime_and_torch_rules_it():
     """In a fresh process: other packages of this one may have brought their own."""
     program = """
+from panscope.kernels import library
+library.library()
 import ctypes, torch
 from panscope.kernels import cpu
 w = torch.ones(8, 8)

@@ -3,7 +3,9 @@
 from pathlib import Path
 from random import Random
 
-from panscope.atlas.features import Atlas, write_contexts, write_features, write_pieces
+from tests.atlas.one_by_one import write_features
+
+from panscope.atlas.features import Atlas, write_contexts, write_pieces
 from panscope.atlas.records import Context, Example, Feature, SaeRecord
 from panscope.files import seal
 

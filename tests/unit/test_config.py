@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from panscope.config import Config, override, read_toml
+from panscope.config import Config, override, read_tree
 from panscope.errors import ConfigError, NotFound
 
 
@@ -68,9 +68,13 @@ def test_a_malformed_override_is_refused(bad: str):
         override({"inner": {"width": 8}}, (bad,))
 
 
-def test_a_recipe_that_is_missing_or_no_toml_is_named(tmp_path: Path):
+def test_a_recipe_that_is_missing_or_unreadable_is_named(tmp_path: Path):
     with pytest.raises(NotFound, match=r"no\.toml: no such file"):
-        read_toml(tmp_path / "no.toml")
+        read_tree(tmp_path / "no.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"bad\.toml: is not TOML"):
-        read_toml(tmp_path / "bad.toml")
+        read_tree(tmp_path / "bad.toml")
+    for text, found in (("{", "is not JSON"), ("[1]", "is not a JSON object")):
+        (tmp_path / "recipe.json").write_text(text)
+        with pytest.raises(ConfigError, match=rf"recipe\.json: {found}"):
+            read_tree(tmp_path / "recipe.json")

@@ -1,18 +1,32 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from panscope.errors import NotFound
-from panscope.launch import anywhere
+from panscope.launch import anywhere, record
 from panscope.model.load import Config
-from panscope.recipe import packaged_recipes, read_recipe
+from panscope.recipe import Recipe, packaged_recipes, read_recipe
 from panscope.stages.train import sweep
+from panscope.stages.train.objective import ArchitectureName
 
 
 def test_every_packaged_recipe_can_be_read():
     assert "demo" in packaged_recipes()
     for name in packaged_recipes():
         assert sweep.specs(read_recipe(name).train, n_layers=42)
+
+
+def test_a_runs_recipe_is_read_back_as_it_was_written(tmp_path: Path):
+    priced = [{"architecture": name, "sparsity": [1.0]} for name in ("jumprelu", "relu", "gated")]
+    revived = {"target_l0": [3], "revive": {"aux_k": 4}, "more": priced}
+    trains = [*priced, *({"architecture": name, **revived} for name in ("topk", "batch_topk"))]
+    assert {train["architecture"] for train in trains} == set(get_args(ArchitectureName))
+    asked = [Recipe.parse({"train": train}, "test") for train in trains]
+    for recipe in (*asked, *map(read_recipe, packaged_recipes())):
+        record(recipe, tmp_path)
+        again = read_recipe(str(tmp_path / "recipe.json"))
+        assert (again, again.digest()) == (recipe, recipe.digest())
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest():

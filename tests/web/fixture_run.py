@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from tests.atlas.one_by_one import write_features
 
-from panscope.atlas.features import write_contexts, write_features, write_pieces
+from panscope.atlas.features import write_contexts, write_pieces
 from panscope.atlas.labels import Label, Score
 from panscope.atlas.notes import Notes
 from panscope.atlas.records import Band, Context, Elsewhere, Example, Feature, SaeRecord

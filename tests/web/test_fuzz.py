@@ -58,11 +58,7 @@ def draw_and_send(run_folder: Path, n_each: int) -> list[int]:
     return statuses
 
 
-def test_no_request_is_answered_with_a_500(run_folder: Path) -> None:
-    statuses = draw_and_send(run_folder, 4)
-    assert {200, 404, 422} <= set(statuses)
-
-
 @pytest.mark.slow
 def test_a_thousand_requests_without_a_500(run_folder: Path) -> None:
-    assert len(draw_and_send(run_folder, 50)) >= 1_000
+    statuses = draw_and_send(run_folder, 32)
+    assert len(statuses) >= 1_000 and {200, 404, 422} <= set(statuses)

@@ -85,35 +85,16 @@ def features_file(sae: str) -> str:
     return f"features/{sae}.parquet"
 
 
-def write_features(atlas: Path, sae: str, features: Iterable[Feature]) -> None:
-    """Write one Sae's features, in index order."""
-    rows = [_row(feature) for feature in features]
-    _write(atlas / features_file(sae), rows, FEATURE_SCHEMA)
-
-
 def write_contexts(atlas: Path, contexts: Iterable[Context]) -> None:
     """Write the contexts that examples refer to, in order of their number."""
-    _write(atlas / "contexts.parquet", [_fields(context) for context in contexts], CONTEXT_SCHEMA)
+    names = CONTEXT_SCHEMA.names
+    rows = [{name: getattr(context, name) for name in names} for context in contexts]
+    write_table(atlas / "contexts.parquet", pa.Table.from_pylist(rows, schema=CONTEXT_SCHEMA))
 
 
 def write_pieces(atlas: Path, pieces: Sequence[str]) -> None:
     """Write how each token id is shown."""
     write_json(atlas / "pieces.json", list(pieces))
-
-
-def _row(feature: Feature) -> dict[str, Any]:
-    """Lay a feature out as a row, its bands, examples and likes as structs."""
-    structs = {name: list(map(_fields, getattr(feature, name))) for name in _RECORDS}
-    return {**_fields(feature), **structs}
-
-
-def _fields(record: Feature | Band | Example | Elsewhere | Context) -> dict[str, Any]:
-    """Return a record's fields as they are (dataclasses.asdict copies each number: 20 x slower)."""
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
-
-
-def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    write_table(path, pa.Table.from_pylist(rows, schema=schema))
 
 
 def write_table(path: Path, table: pa.Table) -> None:

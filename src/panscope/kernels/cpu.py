@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from panscope.axes import Activations
+from panscope.errors import Unsupported
 from panscope.kernels.library import library
 from panscope.kernels.pairs import (
     Decoder,
@@ -105,6 +106,9 @@ def _encoded(
     x: Activations, w_enc: Encoder, b_enc: PerLatent, floor: PerLatent, screen: str
 ) -> tuple[int, Counts]:
     """Return a handle on what was kept, to be taken or dropped."""
+    if not x.shape[1]:  # the plan of the work divides by it
+        do = "see that the Sae, and what it reads, are whole"
+        raise Unsupported("encode", "activations have no dimensions", do)
     plain = [_plain(t) for t in (x, w_enc, b_enc, floor)]
     at_x, at_w, at_b, at_floor = (t.data_ptr() for t in plain)
     sizes, found = (*x.shape, len(w_enc)), Counts()

@@ -5,7 +5,8 @@ that this processor can run is loaded on first use. `PANSCOPE_CPU=portable|avx2|
 better ones. Where no library was built, or none can be loaded, `why_not` says so in a sentence.
 
 The libraries bring no OpenMP runtime: they use the one torch has loaded, so `torch.set_num_threads`
-rules both. A second runtime would be a second pool of threads, each spinning while the other works.
+rules both, and torch is imported first. A second runtime would be a second pool of threads, each
+spinning while the other works.
 """
 
 import ctypes
@@ -13,6 +14,8 @@ import functools
 import importlib.util
 import os
 from ctypes import c_char_p, c_double, c_int32, c_int64, c_void_p
+
+import torch  # noqa: F401 - its OpenMP runtime
 
 from panscope.errors import ConfigError, Unsupported, nearest
 

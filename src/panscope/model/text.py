@@ -96,7 +96,7 @@ def fingerprint(config: Config) -> str:
     if config.path.startswith(HUB):
         return config.digest()
     found = [(path.name, blake3_of(path)) for path in local_files(config.path)]
-    return digest_of({"config": config.model_dump(mode="json"), "files": found})
+    return digest_of({"config": config.described, "files": found})
 
 
 def _of_split(

@@ -8,7 +8,7 @@ contrast/<name>/
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Annotated
@@ -68,10 +68,9 @@ def run(
 
     A finished one is reused; ConfigError if `out` holds another one.
     """
-    described = config.model_dump(mode="json")
     made_from = {"model": model.digest, "suite": suite.manifest.digest}
     inputs = {**made_from, "a": digest_of(list(a)), "b": digest_of(list(b))}
-    if manifest := files.made(out, KIND, described, inputs):
+    if manifest := files.made(out, KIND, config.described, inputs):
         emit(Finished(STAGE, 0.0, reused=True))
         return manifest
     started = time.monotonic()
@@ -82,7 +81,7 @@ def run(
     files.write_json(out / "result.json", tree)
     files.write_bytes(out / "report.md", report(result, config.false_discovery).encode())
     facts = {key: tree[key] for key in ("n_a", "n_b", "n_tested", "n_different")}
-    manifest = files.seal(out, KIND, described, inputs, facts)
+    manifest = files.seal(out, KIND, config.described, inputs, facts)
     emit(Finished(STAGE, time.monotonic() - started))
     return manifest
 
@@ -94,16 +93,8 @@ def _contrast(
     saes = {name: suite.load(name).to(model.device) for name in names}
     prompts = halved(list(map(model.encode, a)), list(map(model.encode, b)), config.seed)
     n_batches = -(-len(prompts.rows) // config.batch_rows)
-    emit(Started(STAGE, n_batches + len(names), "steps"))  # prompts are read, then Saes compared
-    done = count(1)
-    vectors = pooled(
-        model,
-        saes,
-        prompts.rows,
-        config.pool,
-        config.batch_rows,
-        lambda: emit(Advanced(STAGE, next(done))),
-    )
+    step = _steps(n_batches + len(names), emit)  # prompts are read, then Saes compared
+    vectors = pooled(model, saes, prompts.rows, config.pool, config.batch_rows, step)
     effects = {name: _effect(vectors[name], prompts) for name in names}
     found = _found(vectors, effects, prompts)
     differ = [one for one in found if one.q <= config.false_discovery]
@@ -111,8 +102,7 @@ def _contrast(
     base = bench.outcome({}, [])
     of_saes = []
     for name, sae in saes.items():
-        order = effects[name].abs().argsort(descending=True, stable=True).tolist()
-        best, others = order[: config.n_ablated], _others(config, vectors[name], order)
+        best, others = _to_ablate(config, vectors[name], effects[name])
         of_sae = OfSae(
             sae=name,
             n_different=sum(one.sae == name for one in differ),
@@ -122,9 +112,16 @@ def _contrast(
             control=bench.ablated(name, sae, others, base),
         )
         of_saes.append(of_sae)
-        emit(Advanced(STAGE, next(done)))
+        step()
     listed = tuple(sorted(differ, key=lambda one: -abs(one.effect))[: config.n_listed])
     return Result(len(a), len(b), len(found), len(differ), listed, tuple(of_saes))
+
+
+def _steps(n_steps: int, emit: Emit) -> Callable[[], None]:
+    """Begin to tell progress; what is returned is called after each step."""
+    emit(Started(STAGE, n_steps, "steps"))
+    done = count(1)
+    return lambda: emit(Advanced(STAGE, next(done)))
 
 
 def _effect(pooled: Pooled, prompts: Prompts) -> PerLatent:
@@ -174,9 +171,11 @@ def _first_token(model: Model, answer: str) -> int:
     return tokens[0]
 
 
-def _others(config: Config, pooled: Pooled, order: Sequence[int]) -> list[int]:
-    """Draw as many features as are ablated from the rest of those that fire in the prompts."""
+def _to_ablate(config: Config, pooled: Pooled, effect: PerLatent) -> tuple[list[int], list[int]]:
+    """List the features with the largest effects, and as many drawn of the others that fire."""
+    order = effect.abs().argsort(descending=True, stable=True).tolist()
     fires = (pooled.latents > 0).any(0)
     rest = [index for index in order[config.n_ablated :] if fires[index]]
     generator = torch.Generator().manual_seed(config.seed)
-    return [rest[n] for n in torch.randperm(len(rest), generator=generator)[: config.n_ablated]]
+    drawn = torch.randperm(len(rest), generator=generator)[: config.n_ablated]
+    return order[: config.n_ablated], [rest[n] for n in drawn]

@@ -73,19 +73,14 @@ class Work(NamedTuple):
     emit: Emit
 
     @property
-    def described(self) -> dict[str, Any]:
-        """The configuration as the manifest has it."""
-        return self.config.model_dump(mode="json")
-
-    @property
     def made(self) -> files.Manifest | None:
         """The manifest, if the atlas is finished; ConfigError if `out` holds another one."""
-        return files.made(self.out, "atlas", self.described, self.inputs)
+        return files.made(self.out, "atlas", self.config.described, self.inputs)
 
     @property
     def log(self) -> Log:
         """The log of the firings."""
-        return Log.of(self.out, files.artefact_digest(self.described, self.inputs))
+        return Log.of(self.out, files.artefact_digest(self.config.described, self.inputs))
 
     def saes(self) -> dict[str, Sae]:
         """Load all Saes to where the model is."""
@@ -229,7 +224,7 @@ def _sealed(work: Work) -> files.Manifest:
     write_pieces(out, work.model.pieces())
     kinds = Text.of([(seal.first_row, rows) for seal, rows in pieces]).kinds
     about = {**work.about, "saes": facts, "kinds": kinds}
-    manifest = files.seal(out, "atlas", work.described, work.inputs, about)
+    manifest = files.seal(out, "atlas", work.config.described, work.inputs, about)
     log.remove()
     return manifest
 

@@ -61,19 +61,13 @@ def read(
         emit(Finished(STAGE, 0.0, reused=True))
         return Suite.open(into)
     files.clear_unsealed(into, FILES)
-    emit(Started(STAGE, len(names), "files"))
-    facts: dict[str, dict[str, Any]] = {}
-    for done, name in enumerate(names, 1):
-        file = Foreign(place.fetched(name), name, source, ends)
-        for fact in _taken(file, into, facts, emit):
-            facts[fact["sae"]] = fact
-        emit(Advanced(STAGE, done))
+    found = (Foreign(place.fetched(name), name, source, ends) for name in names)
+    facts = _all_taken(found, len(names), into, emit)
     if not facts:
         known = ", ".join(form.NAME for form in FORMATS)
         raise NotFound(source, "holds no Sae in a format we know", f"formats: {known}")
-    _warn_of_missing_parts(facts.values(), emit)
-    in_order = sorted(facts.values(), key=lambda fact: Site.parse(fact["site"]).order)
-    files.seal(into, KIND, config, inputs, {"saes": in_order})
+    _warn_of_missing_parts(facts, emit)
+    files.seal(into, KIND, config, inputs, {"saes": facts})
     emit(Finished(STAGE, time.monotonic() - started))
     return Suite.open(into)
 
@@ -96,6 +90,19 @@ def _refuse_many(source: str, names: list[str]) -> None:
 def _may_be_weights(name: str) -> bool:
     path = PurePosixPath(name)
     return path.suffix in SUFFIXES and path.stem not in BESIDE
+
+
+def _all_taken(
+    found: Iterable[Foreign], n_files: int, into: Path, emit: Emit
+) -> list[dict[str, Any]]:
+    """Write what files hold into the suite; return its facts, in the order of a forward pass."""
+    emit(Started(STAGE, n_files, "files"))
+    facts: dict[str, dict[str, Any]] = {}
+    for done, file in enumerate(found, 1):
+        for fact in _taken(file, into, facts, emit):
+            facts[fact["sae"]] = fact
+        emit(Advanced(STAGE, done))
+    return sorted(facts.values(), key=lambda fact: Site.parse(fact["site"]).order)
 
 
 def _taken(

@@ -1,6 +1,5 @@
 """From an Atlas to labels with scores: features in groups, each written when it is whole."""
 
-import json
 import math
 import time
 from collections import Counter, defaultdict
@@ -73,10 +72,7 @@ def config_of(run: Path) -> Config:
     Raises ConfigError for a recipe that cannot be used.
     """
     path = run / "recipe.json"
-    try:
-        tree = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
-        raise ConfigError(str(path), f"is not JSON ({error})", "run a stage again") from error
+    tree = config.read_tree(path) if path.is_file() else {}
     return Config.parse(tree.get("explain", {}), str(path))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from panscope import files
 from panscope.dist import WHOLE, Share
@@ -41,14 +41,9 @@ class Work(NamedTuple):
     emit: Emit
 
     @property
-    def described(self) -> dict[str, Any]:
-        """The configuration as the manifest has it."""
-        return self.config.model_dump(mode="json")
-
-    @property
     def key(self) -> str:
         """Names the store in the seals of its shards."""
-        return files.artefact_digest(self.described, self.inputs)
+        return files.artefact_digest(self.config.described, self.inputs)
 
 
 def run(work: Work) -> Manifest:
@@ -104,7 +99,7 @@ def _made(work: Work) -> Manifest | None:
 
     ConfigError if `out` holds another one.
     """
-    manifest = files.made(work.out, KIND, work.described, work.inputs)
+    manifest = files.made(work.out, KIND, work.config.described, work.inputs)
     store = Place.of(work.out)
     there = {str(file) for file in store.files_below()} if manifest else ()
     if not (manifest and all(str(store / name) in there for name in manifest.files)):
@@ -194,7 +189,7 @@ def _sealed(work: Work) -> Manifest:
     if sum(facts.shards) < work.config.tokens:
         text = f"the text has only {sum(facts.shards):,} tokens: all were harvested"
         work.emit(Warned(STAGE, text))
-    return seal_store(work.out, seals, work.described, work.inputs, facts)
+    return seal_store(work.out, seals, work.config.described, work.inputs, facts)
 
 
 def _facts(work: Work, seals: Mapping[int, Seal]) -> Facts:

@@ -39,7 +39,7 @@ class Trained(Config):
 
 def mark_trained(suite: Path, bank: int, trained: Trained) -> None:
     """Note that a bank's Saes are written, then drop its checkpoints."""
-    files.write_json(_record_of(suite, bank), trained.model_dump(mode="json"))
+    files.write_json(_record_of(suite, bank), trained.described)
     if folder_of(suite, bank).is_dir():
         shutil.rmtree(folder_of(suite, bank))
 
@@ -77,7 +77,7 @@ def as_begun(suite: Path, banks: Banks, warn: Warn, processes: int = 1) -> Banks
             raise ConfigError(str(suite), found, "go on with as many, or choose another output")
         return noted.banks
     split = Split(banks=banks, processes=processes)
-    files.write_json(suite / FOLDER / "banks.json", split.model_dump(mode="json"))
+    files.write_json(suite / FOLDER / "banks.json", split.described)
     return banks
 
 

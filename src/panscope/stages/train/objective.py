@@ -113,6 +113,7 @@ class Saes(config.Config):
 def _problems(saes: Saes) -> list[str]:
     """List, in one sentence each, what no training could do."""
     widest, by_k = min(saes.widths), saes.architecture in ("topk", "batch_topk")
+    revive, usual = saes.revive, Revive()
     found = []
     if bool(saes.sparsity) == bool(saes.target_l0):
         found.append("give either sparsity or target_l0, one value or more")
@@ -126,9 +127,9 @@ def _problems(saes: Saes) -> list[str]:
     found += [f"prefix {p} is not below the width {widest}" for p in saes.prefixes if p >= widest]
     if saes.frequency.strength and saes.architecture != "jumprelu":
         found.append("the frequency penalty acts on thresholds: it needs jumprelu")
-    if saes.architecture != "jumprelu" and saes.revive.preact_strength:
+    if saes.architecture != "jumprelu" and revive.preact_strength:
         found.append("revive.preact_strength acts on thresholds: it needs jumprelu")
-    if not by_k and saes.revive.model_fields_set & {"aux_strength", "aux_k"}:
+    if not by_k and (revive.aux_strength, revive.aux_k) != (usual.aux_strength, usual.aux_k):
         found.append("revive.aux_strength and aux_k are those of topk and batch_topk")
     if list(saes.prefixes) != sorted(set(saes.prefixes)):
         found.append("prefixes must ascend")

@@ -98,7 +98,7 @@ def _sealed(work: Work, banks: Sequence[Trained]) -> files.Manifest:
         if path.relative_to(out).as_posix() not in records:
             path.unlink()
     facts = {"saes": _in_order(fact for trained in banks for fact in trained.facts)}
-    manifest = files.seal_records(out, KIND, work.described, work.inputs, facts, records)
+    manifest = files.seal_records(out, KIND, work.config.described, work.inputs, facts, records)
     checkpoint.remove(out)
     return manifest
 

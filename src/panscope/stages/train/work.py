@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from panscope import files
 from panscope.config import digest_of
@@ -33,19 +33,16 @@ class Work(NamedTuple):
     emit: Emit
 
     @property
-    def described(self) -> dict[str, Any]:
-        """The configuration as the manifest has it."""
-        return self.config.model_dump(mode="json")
-
-    @property
     def made(self) -> files.Manifest | None:
         """The manifest, if the suite is finished; ConfigError if `out` holds another one."""
-        return files.made(self.out, KIND, self.described, self.inputs)
+        return files.made(self.out, KIND, self.config.described, self.inputs)
 
     def key(self, specs: Sequence[Spec]) -> str:
         """Name a bank in its checkpoints: by what they must have been made from to go on."""
         saes = [spec.sae for spec in specs]
-        return digest_of({"config": self.described, "inputs": dict(self.inputs), "saes": saes})
+        return digest_of(
+            {"config": self.config.described, "inputs": dict(self.inputs), "saes": saes}
+        )
 
     def warn(self, text: str) -> None:
         """Emit a warning."""
