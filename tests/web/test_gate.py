@@ -67,6 +67,36 @@ def test_another_sites_page_cannot_use_the_model(client: TestClient) -> None:
     assert own.status_code == 200
 
 
+def test_an_address_of_digits_alone_is_refused(client: TestClient) -> None:
+    answer = client.get(f"/sae/{SAE}/{'9' * 5_000}")
+    assert answer.status_code == 414
+    assert "has more than 2,000 characters; start from /" in answer.text
+
+
+def test_head_says_what_get_would(client: TestClient) -> None:
+    for path in ("/", "/api/saes"):
+        head, whole = client.head(path), client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(whole.content))
+
+
+def test_who_waits_is_sent_away_at_a_stop() -> None:
+    turns = Turns()
+    refused: list[str] = []
+
+    def wait() -> None:
+        with pytest.raises(Refused) as caught, turns.take():
+            pass
+        refused.append(str(caught.value))
+
+    with turns.take():
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        turns.close()
+        waiting.join(5)
+    assert refused == ["the model: is being stopped; ask again in 5 seconds"]
+
+
 def test_a_body_is_bounded_whether_or_not_it_says_its_length(client: TestClient) -> None:
     whole = b'{"text": "' + b"a" * MAX_BODY_BYTES + b'"}'
     pieces = (whole[start : start + 4096] for start in range(0, len(whole), 4096))

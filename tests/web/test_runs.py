@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,33 @@ def test_a_runs_api_is_that_of_the_run_alone(many: TestClient, folder: Path) -> 
 def test_redirects_stay_behind_the_address(many: TestClient) -> None:
     answer = many.get(f"/run/first/sae/{SAE}/random", follow_redirects=False)
     assert answer.headers["location"].startswith(f"/run/first/sae/{SAE}/")
+
+    answer = many.get("/run/first/docs/", follow_redirects=False)
+    assert answer.headers["location"] == "/run/first/docs", "the router's own names the host"
+
+
+def test_refusals_have_one_shape_before_a_run_is_open(many: TestClient) -> None:
+    elsewhere = {"sec-fetch-site": "cross-site"}
+    unknown = many.get("/run/fist/api/suite")
+    refused = many.post("/run/first/api/test", headers=elsewhere)
+    assert [unknown.json()["error"]["kind"], refused.json()["error"]["kind"]] == [
+        "NotFound",
+        "Refused",
+    ]
+
+
+def test_a_run_with_something_at_work_stays_open(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "N_OPEN", 1)
+    opened = runs.Runs(folder, create_app)
+    at_work = opened.app("first")
+    ending = threading.Event()
+    at_work.state.run.background._watcher = threading.Thread(target=ending.wait)
+    at_work.state.run.background._watcher.start()
+    opened.app(NAME)
+    assert opened.app("first") is at_work
+    ending.set()
 
 
 @pytest.mark.parametrize("name", ["fist", "no_run", "..", "%2e%2e", "../many/first"])

@@ -56,6 +56,8 @@ def test_words_find_labels_a_person_s_first(client: TestClient) -> None:
 def test_windows_on_labels_meet(client: TestClient) -> None:
     whole = names(get(client, "/api/search/labels", text="words", limit=100))
     assert len(whole) == 8 * len(SAES)
+    behind = get(client, "/api/search/labels", text="words", offset=10**20)
+    assert behind["total"] == len(whole), "not the offset"
     parts = [get(client, "/api/search/labels", text="words", offset=n, limit=7) for n in (0, 7)]
     assert [name for part in parts for name in names(part)] == whole[:14]
     assert parts[0]["total"] > 7

@@ -1,5 +1,6 @@
 """Steering over REST: events, refusals with their status, a turn that is given back."""
 
+import asyncio
 import itertools
 import json
 import threading
@@ -129,3 +130,18 @@ def test_a_reader_who_goes_away_gives_the_turn_back(run_folder: Path):
         assert time.monotonic() - began < steer.SECONDS / 2
     server.should_exit = True
     thread.join(10)
+
+
+def test_a_reader_who_never_reads_gives_the_turn_back(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(steer, "READING_SECONDS", 0.1 - steer.SECONDS)
+    run = create_app(run_folder, Endless(SAES)).state.run
+    stream = steer.steer(run, steer.SteerRequest(prompt="The dog"))
+
+    async def stuck(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    asyncio.run(asyncio.wait_for(stream({"type": "http"}, stuck, stuck), 5))
+    with run.turns.take():
+        pass

@@ -39,6 +39,21 @@ from panscope.web.progress import EVENTS
 from panscope.web.readings import ReadsText
 from panscope.web.run import RunFolder, is_run
 
+STOP_SECONDS = 2  # for answers on their way; a stream is cut
+
+
+class _Server(uvicorn.Server):
+    """A server that sends away who waits before it waits for them."""
+
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop what is at work, then the server."""
+        self._stop()
+        await super().shutdown(sockets)
+
 
 def create_app(
     run: Path,
@@ -52,7 +67,7 @@ def create_app(
     """
     app = _bare(hosts)
     app.state.run = RunFolder(run, live)
-    app.state.stop = app.state.run.background.cancel
+    app.state.stop = app.state.run.stop
     app.state.token = token
     for router in (
         writing.router,
@@ -143,9 +158,14 @@ def serve(
     with _listening(host, port) as listener:
         key = f"/#token={token}" if token else ""
         announce(f"http://{host}:{listener.getsockname()[1]}{key}")
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, app.state.stop).run(sockets=[listener])
 
 
 def freeze_run(run: Path, out: Path, n_features: int, emit: Emit) -> int:

@@ -95,7 +95,7 @@ class Background:
         Raises Refused (409) while another is at work.
         """
         with self._lock:
-            if self._command is not None and self._command.view().state == "running":
+            if self._command is not None and self.at_work:
                 found = f"{self._command.name!r} is at work"
                 raise Refused(409, "one at a time", found, "wait until it is done, or cancel it")
             command = Command(name, arguments, inputs)
@@ -103,6 +103,11 @@ class Background:
             self._watcher.start()
             self._command = command
             return command.view()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a command has not ended yet."""
+        return self._command is not None and self._command.view().state == "running"
 
     def view(self) -> WorkView | None:
         """Say how the last command stands; None if there was none."""

@@ -1,5 +1,7 @@
 """Failures: one error shape for programs, a page for people, the right status for both."""
 
+import re
+
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -9,6 +11,7 @@ from panscope.errors import ConfigError, PanscopeError
 from panscope.web import pages
 from panscope.web.problem import RETRY_SECONDS
 
+_API = re.compile(r"(/run/[^/]+)?/api(/|$)")  # of a run alone, or of one among many
 MORE_HEADERS = {
     401: {"www-authenticate": "Bearer"},
     503: {"retry-after": str(RETRY_SECONDS)},
@@ -19,7 +22,7 @@ def failure(
     request: Request, status: int, kind: str, message: str, headers: dict[str, str] | None = None
 ) -> Response:
     """Answer with the one shape under /api, with a page elsewhere."""
-    if request.url.path.startswith("/api"):
+    if _API.match(request.url.path):
         shape = {"error": {"kind": kind, "message": message}}
         answer: Response = JSONResponse(shape, status_code=status)
     else:

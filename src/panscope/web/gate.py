@@ -15,13 +15,14 @@ from panscope.web.headers import HEADERS
 from panscope.web.problem import Refused
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+MAX_PATH_CHARACTERS = 2_000  # of digits alone no number is made: Python takes 4,300
 MAX_BODY_BYTES = 1 << 18  # 256 KiB: a text of 20,000 characters of four bytes, three times over
 BODY_SECONDS = 10.0
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Gate:
-    """Refuses foreign hosts, cross-site writes, and bodies that are too large or too slow.
+    """Refuses foreign hosts, cross-site writes, addresses too long, bodies too large or too slow.
 
     `hosts` are the names under which the server may be asked for, None for any. A server on this
     machine alone knows them, and a page elsewhere whose name was made to point here is told apart
@@ -39,11 +40,14 @@ class Gate:
             return
         request, answer = Request(scope), _with_headers(send)
         try:
+            _check_length(request)
             self._check_names(request)
             passed = receive if request.method in READING else await _read_whole(request, receive)
         except Refused as error:
             await panscope_error(request, error)(scope, receive, answer)
             return
+        if request.method == "HEAD":  # what GET would say; the server leaves the body out
+            scope = {**scope, "method": "GET"}
         await self._app(scope, passed, answer)
 
     def _check_names(self, request: Request) -> None:
@@ -54,6 +58,12 @@ class Gate:
         cross_site = request.headers.get("sec-fetch-site") == "cross-site"
         if cross_site and request.method not in READING:
             raise Refused(403, request.url.path, "was asked by another site's page", "open it here")
+
+
+def _check_length(request: Request) -> None:
+    if len(path := request.url.path) > MAX_PATH_CHARACTERS:
+        found = f"has more than {MAX_PATH_CHARACTERS:,} characters"
+        raise Refused(414, f"address {path[:40]}...", found, "start from / or /docs")
 
 
 def _without_port(host: str) -> str:

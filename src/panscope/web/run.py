@@ -64,6 +64,12 @@ class RunFolder:
         self._catalogue: Catalogue | None = None
         self._lock = Lock()
 
+    def stop(self) -> None:
+        """End what is at work in the background, and send away who waits for the model."""
+        self.turns.close()
+        self.explaining.close()
+        self.background.cancel()
+
     @property
     def catalogue(self) -> Catalogue:
         """The atlas; asked for again after a failure, it looks again."""

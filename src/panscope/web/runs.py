@@ -1,7 +1,8 @@
 """A folder of runs: a first page that lists them, and each run behind `/run/<name>`.
 
 A run's pages are written as if they were alone; their addresses are moved behind the prefix as they
-are sent. Runs are opened when they are first asked for, and those unused longest are closed.
+are sent. Runs are opened when they are first asked for, and those unused longest are closed,
+unless something is at work there.
 """
 
 from collections import OrderedDict
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
@@ -68,8 +69,15 @@ class Runs:
                 self._open[name] = self._make(found[name])
             self._open.move_to_end(name)
             if len(self._open) > N_OPEN:
-                self._open.popitem(last=False)
+                self._close_one(name)
             return self._open[name]
+
+    def _close_one(self, kept: str) -> None:
+        """Close the run unused longest at which nothing is at work, if there is one."""
+        for name, app in self._open.items():
+            if name != kept and not app.state.run.background.at_work:
+                del self._open[name]
+                return
 
     def stop(self) -> None:
         """End what is at work in the background of the runs that are open."""
@@ -99,8 +107,9 @@ def _moving(send: Send, prefix: str) -> Send:
         nonlocal start, body
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            if headers.get("location", "").startswith("/"):
-                headers["location"] = prefix + headers["location"]
+            if place := headers.get("location"):  # with a host where it is the router's own
+                inside = urlsplit(place)._replace(scheme="", netloc="").geturl()
+                headers["location"] = prefix + inside
             if headers.get("content-type", "").startswith("text/html"):
                 start = message
                 return

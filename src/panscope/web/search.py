@@ -40,7 +40,9 @@ def by_words(run: Run, text: Words, sae: Words = "", offset: Offset = 0, limit: 
     """Find features by the words of their labels, best match first."""
     found = run.notes.search(text, limit + 1, offset, sae)
     hits = _described(run, [f.label for f in found[:limit]])
-    return _hits(run, hits, offset + len(found), offset)
+    is_behind = offset > 0 and not found
+    total = len(run.notes.search(text, offset, 0, sae)) if is_behind else offset + len(found)
+    return _hits(run, hits, total, offset)
 
 
 @router.post("/search/meanings")

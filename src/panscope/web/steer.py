@@ -1,10 +1,11 @@
 """Steering: its page, and over REST the normal and the steered text, an event a token."""
 
+import asyncio
+import contextlib
 import dataclasses
 import json
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -22,6 +23,7 @@ from panscope.web.run import RunFolder
 from panscope.web.writing import may_write
 
 SECONDS = 20.0  # of one text: less than others wait for their turn
+READING_SECONDS = 5.0  # more, for a reader slower than the model
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "An event a token"}
 }
@@ -47,9 +49,11 @@ class _Events(StreamingResponse):
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events, as long as somebody listens."""
+        """Send the events, as long as somebody listens; cut the stream of who reads too slowly."""
         try:
-            await super().__call__(scope, receive, send)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SECONDS + READING_SECONDS):
+                    await super().__call__(scope, receive, send)
         finally:
             self._events.close()  # no thread runs it any more: who cancels waits for that
 
@@ -90,7 +94,7 @@ def checked(run: RunFolder, trees: list[dict[str, Any]]) -> tuple[Edit, ...]:
 
 def _from(first: str, rest: Generator[str, None, None]) -> Generator[str, None, None]:
     """Yield what was made already, then the rest."""
-    with closing(rest):
+    with contextlib.closing(rest):
         yield first
         yield from rest
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore, Condition
 
 from panscope.web.problem import RETRY_SECONDS, Refused
 
@@ -21,7 +21,8 @@ class Turns:
     ) -> None:
         self._what = what
         self._places = BoundedSemaphore(1 + n_waiting)
-        self._turn = Lock()
+        self._change = Condition()
+        self._taken = self._closed = False
         self._wait_seconds = wait_seconds
 
     @contextmanager
@@ -30,14 +31,35 @@ class Turns:
         if not self._places.acquire(blocking=False):
             raise self._busy("has a full queue")
         try:
-            if not self._turn.acquire(timeout=self._wait_seconds):
-                raise self._busy(f"was not free within {self._wait_seconds:.0f} s")
+            self._wait()
             try:
                 yield
             finally:
-                self._turn.release()
+                self._give_back()
         finally:
             self._places.release()
+
+    def close(self) -> None:
+        """Send away those who wait, and all who come: the server stops."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+
+    def _wait(self) -> None:
+        with self._change:
+            is_over = self._change.wait_for(
+                lambda: self._closed or not self._taken, self._wait_seconds
+            )
+            if self._closed:
+                raise self._busy("is being stopped")
+            if not is_over:
+                raise self._busy(f"was not free within {self._wait_seconds:.0f} s")
+            self._taken = True
+
+    def _give_back(self) -> None:
+        with self._change:
+            self._taken = False
+            self._change.notify()
 
     def _busy(self, found: str) -> Refused:
         return Refused(503, self._what, found, f"ask again in {RETRY_SECONDS} seconds")
