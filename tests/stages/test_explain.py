@@ -88,7 +88,7 @@ def test_tokens_are_counted_from_the_beginning_of_their_document():
     ("index", "label"),
     [
         (0, "the token “may”"),
-        (1, "the token “snow”, “river”|the token “river”, “snow”"),
+        (1, "the tokens “snow”, “river”|the tokens “river”, “snow”"),
         (2, "what comes after “the”"),
         (3, "what comes after “of”"),
     ],

@@ -156,6 +156,98 @@ def test_malformed_answers_are_asked_for_again(asking: Asking, body: bytes):
     assert len(model.requests) == 3
 
 
+def of_message(message: dict[str, Any], **more: Any) -> Reply:
+    choice = {"index": 0, "message": {"role": "assistant", **message}, **more}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": None}
+    return Reply(body=json.dumps({"choices": [choice], "usage": usage, "new": 1}).encode())
+
+
+TODAY = {
+    "thoughts beside": ({"content": "[1]", "reasoning_content": "[0] or [1]?"}, "[1]"),
+    "thoughts before": ({"content": "<think>[0]?</think>\n\n[1]"}, "[1]"),
+    "thoughts begun by the template": ({"content": "[0]?\n</think>\n[1]"}, "[1]"),
+    "thoughts cut off": ({"content": "<think>It may be [1]"}, ""),
+    "parts": ({"content": [{"type": "thinking", "thinking": []}, {"text": "[1]"}]}, "[1]"),
+    "refusal": ({"content": None, "refusal": "I cannot"}, ""),
+    "no content": ({"reasoning": "Well"}, ""),
+}
+
+
+@pytest.mark.parametrize(("message", "said"), TODAY.values(), ids=TODAY)
+def test_answers_as_todays_servers_give_them(asking: Asking, message: dict[str, Any], said: str):
+    with serving(lambda number, request: of_message(message)) as model:
+        client, _ = asking(model)
+        assert client.ask(HELLO) == client.ask(HELLO) == said
+    spent = client.spent
+    assert (spent.asked, spent.kept, spent.tokens_in, spent.tokens_out) == (1, 1, 7, 3)
+
+
+def test_answers_that_were_cut_off_are_told(atlas: Atlas, notes: Notes, tmp_path: Path):
+    events: list[Event] = []
+    with serving(lambda n, r: of_message({"content": None}, finish_reason="length")) as model:
+        counts = run(config(model), atlas, notes, tmp_path / "answers", events.append)
+    assert counts["without answer"] == 5
+    (told,) = (e.text for e in events if isinstance(e, Warned) and "cut off" in e.text)
+    assert told == "answers cut off at 512 tokens: 5; raise explain.endpoint.answer_tokens"
+
+
+def test_unusable_answers_cost_what_they_cost(asking: Asking):
+    bad = Reply(body=b'{"choices": [{"message": 7}], "usage": {"prompt_tokens": 9}}')
+    with serving(lambda number, request: bad if number == 0 else None) as model:
+        client, _ = asking(model)
+        assert client.ask(HELLO) == "[1]"
+    assert client.spent.tokens_in == 109
+
+
+def test_keys_that_a_server_refuses_are_left_out_or_named_otherwise(asking: Asking):
+    def thinking(number: int, request: dict[str, Any]) -> Reply | None:
+        for key in ("max_tokens", "temperature"):
+            if key in request:
+                error = {"message": "unsupported", "param": key}
+                return Reply(400, json.dumps({"error": error}).encode())
+        return None
+
+    with serving(thinking) as model:
+        client, pauses = asking(model, more='{"reasoning_effort": "low"}')
+        assert client.ask(HELLO) == "[1]" and pauses == []
+        assert client.ask(({**HELLO[0], "name": "other"},)) == "[1]"
+    assert len(model.requests) == 4
+    wanted = {"model", "messages", "max_completion_tokens", "reasoning_effort"}
+    assert set(model.requests[-1]) == wanted
+
+
+def test_one_question_that_is_refused_stops_nothing(asking: Asking):
+    def filtered(number: int, request: dict[str, Any]) -> Reply | None:
+        return Reply(400, b'{"error": {"code": "content_filter"}}') if number else None
+
+    with serving(filtered) as model:
+        client, pauses = asking(model)
+        assert client.ask(HELLO) == "[1]"
+        assert client.ask(({"role": "user", "content": "other"},)) is None
+    assert (client.spent.failed, pauses, len(model.requests)) == (1, [], 2)
+
+
+def test_what_a_server_says_instead_of_an_answer_is_told(asking: Asking):
+    page = b"<html><head><style>p{}</style></head><body><h1>502</h1>Bad Gateway</body></html>"
+    wanted = pytest.raises(PanscopeError, match="answered 502 502 Bad Gateway")
+    with serving(lambda number, request: Reply(502, page)) as model, wanted:
+        client, _ = asking(model, tries=1)
+        for number in range(10):
+            client.ask(({"role": "user", "content": str(number)},))
+
+
+def test_wrong_addresses_are_told_from_wrong_models(asking: Asking):
+    moved = Reply(308, headers={"Location": "https://elsewhere/v1/chat/completions"})
+    with serving(lambda number, request: moved if number else Reply(404, b"no page")) as model:
+        client, _ = asking(model)
+        with pytest.raises(NotFound, match=r"is not there .404: no page.; correct base_url"):
+            client.ask(HELLO)
+        with pytest.raises(ConfigError, match="has moved to https://elsewhere/v1"):
+            client.ask(HELLO)
+    with pytest.raises(ConfigError, match=r"endpoint.more is '\[\]'; write a JSON object"):
+        Config.parse({"endpoint": {"more": "[]"}}, "recipe")
+
+
 @pytest.mark.parametrize(
     "reply",
     [Reply(500), Reply(503), Reply(429), Reply(body=b"{}" * 50, cut=20)],
@@ -332,7 +424,11 @@ def test_what_is_shown_to_the_explainer_is_never_asked_about(
         ("LABEL:", None),
         ("LABEL: ...", None),
         ("LABEL: a\0b \ud800c\x1b[31m", "a b c [31m"),
-        ("label: months", None),
+        ("label: months", "months"),
+        ("the label: months", None),
+        ("### **Label:**\n\n**Months, such as “May”**", "Months, such as “May”"),
+        ('LABEL: words such as "the"', 'words such as "the"'),
+        ('```json\n{"label": "names of months"}\n```', "names of months"),
         ("LABEL: " + "x" * 1000, "x" * 300),
         ("", None),
     ],
@@ -344,6 +440,10 @@ def test_labels_are_read(answer: str, label: str | None):
 def test_answers_of_another_shape_are_none():
     assert yes_or_no_in("[1, 0, 2]", 3) is None
     assert yes_or_no_in("[0, 0, 0] no: [1, 0, 1]", 3) == [True, False, True]
+    assert yes_or_no_in("```json\n[true, false,\n true,]\n```", 3) == [True, False, True]
+    assert yes_or_no_in("1, 0, 1", 3) == [True, False, True]
+    assert yes_or_no_in("1, 0, maybe", 3) is yes_or_no_in("", 1) is None
+    assert strengths_in('```json\n{\n "1": 8,\n 2: "4.5",\n}\n```', 3) == [0.0, 8.0, 4.5]
     for answer in ("", "{}x{", '{"9": 1}', '{"0": 11}', '{"0": "much"}', '{"a": 1}', '{"0": NaN}'):
         assert strengths_in(answer, 3) in (None, [0.0] * 3), answer
     assert strengths_in('{"0": NaN}', 3) is None

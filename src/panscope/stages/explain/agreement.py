@@ -32,3 +32,13 @@ def correlation(expected: Sequence[float], true: Sequence[float]) -> float | Non
     if square_t == 0:
         return None
     return sum(e * t for e, t in away) / math.sqrt(square_e * square_t) if square_e else 0.0
+
+
+def stands_out(values: Sequence[float], marked: Sequence[int]) -> bool:
+    """Whether more is expected at the marked places than at all of them, on average.
+
+    >>> stands_out([0, 3, 1], [1]), stands_out([0, 3, 1], [0, 2]), stands_out([0, 0], [1])
+    (True, False, False)
+    """
+    at_marks = sum(values[i] for i in marked) / max(len(marked), 1)
+    return at_marks > sum(values) / max(len(values), 1)

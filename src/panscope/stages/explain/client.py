@@ -3,7 +3,8 @@
 What was answered once is kept on disk under the digest of the question, so that a run that was
 killed, or repeated, asks nothing twice. Refusals that will pass (429, 5xx, time-outs, torn or
 malformed answers) are tried again, more slowly each time and not before the server says so; what
-still fails is no answer, and is counted. What will not pass (a wrong key or model) stops the run.
+still fails is no answer, and is counted. So is a question that a server refuses which has answered
+others. What will not pass (a wrong key or model) stops the run.
 """
 
 import json
@@ -11,8 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Condition, Event, Lock
@@ -21,6 +20,8 @@ from typing import Any, TypeVar
 from panscope import files
 from panscope.config import digest_of
 from panscope.errors import ConfigError, NotFound, PanscopeError, nearest
+from panscope.stages.explain import answer
+from panscope.stages.explain.dialect import Dialect
 from panscope.stages.explain.endpoint import Endpoint, Spent, key_of
 from panscope.stages.explain.prompts import Messages
 
@@ -28,6 +29,11 @@ Answer = TypeVar("Answer")
 PAUSE_AT_MOST_SECONDS = 300.0
 IN_A_ROW = 10  # questions without an answer, one after another, after which the run stops
 PASSING = {408, 409, 425, 429}
+OF_ONE_QUESTION = {400, 413, 422}  # too long, or about what the server's filter forbids
+
+
+class Refused(Exception):
+    """A question that a server will not answer, though it answers others."""
 
 
 class Passing(Exception):
@@ -49,26 +55,22 @@ class Client:
     closing: Event
     spent: Spent = field(default_factory=Spent)
     lock: Lock = field(default_factory=Lock)
+    dialect: Dialect = field(default_factory=Dialect)
     on_their_way: set[Path] = field(default_factory=set)
     returned: Condition = field(default_factory=Condition)
     next_at: float = 0.0
 
     def ask(self, messages: Messages) -> str | None:
         """Return the answer to some messages, from disk if it is there; None where none came."""
-        body = {
-            "model": self.endpoint.model,
-            "messages": list(messages),
-            "temperature": self.endpoint.temperature,
-            "max_tokens": self.endpoint.answer_tokens,
-        }
+        body = self.endpoint.question(messages)
         digest = digest_of({"url": self.endpoint.base_url, "body": body})
         path = self.kept / digest[:2] / f"{digest}.json"
         with self._alone(path):
             if (kept := _kept_answer(path)) is None:
-                answer = self._asked("/chat/completions", body, _text)
-                if answer is not None:
-                    files.write_json(path, {"answer": answer, "checksum": digest_of(answer)})
-                return answer
+                said = self._asked("/chat/completions", body, self._said)
+                if said is not None:
+                    files.write_json(path, {"answer": said, "checksum": digest_of(said)})
+                return said
         with self.lock:
             self.spent.kept += 1
         return kept
@@ -76,7 +78,7 @@ class Client:
     def embed(self, texts: Sequence[str]) -> list[list[float]] | None:
         """Return a vector for each text; None where none came."""
         body = {"model": self.endpoint.model, "input": list(texts)}
-        return self._asked("/embeddings", body, lambda tree: _vectors(tree, len(texts)))
+        return self._asked("/embeddings", body, lambda tree: answer.vectors_in(tree, len(texts)))
 
     def close(self) -> None:
         """Let go of the connections; who waits for a turn gets no answer."""
@@ -112,6 +114,9 @@ class Client:
                 return None
             try:
                 return self._sent(route, body, read)
+            except Refused as refused:
+                why = str(refused)
+                break
             except Passing as passing:
                 why = str(passing)
                 doubled = self.endpoint.pause_seconds * 2**number
@@ -136,43 +141,67 @@ class Client:
         """Send one request and read what comes; Passing for what may be tried again."""
         import httpx2
 
+        sent = self.dialect.spoken(body)
         try:
-            response = self.http.post(route, json=body)
+            response = self.http.post(route, json=sent)
         except httpx2.HTTPError as error:  # no connection, too slow, torn
             raise Passing(f"{type(error).__name__}: {error}") from error
-        status = response.status_code
+        status, reason = response.status_code, answer.reason_in(response.text)
+        if status == 200:
+            return self._read(response, read)
         if status in PASSING or status >= 500:
-            after = _seconds(response.headers.get("retry-after", ""))
-            raise Passing(f"the server answered {status}", after)
-        if status != 200:
-            raise self._refusal(route, status, response.text[:300])
-        return self._read(response, read)
+            after = answer.seconds_in(response.headers.get("retry-after", ""))
+            raise Passing(f"the server answered {status} {reason}".rstrip(), after)
+        if status == 400 and self.dialect.learn(sent, _tree(response)):
+            return self._sent(route, body, read)
+        if status in OF_ONE_QUESTION and self.spent.asked + self.spent.kept:
+            raise Refused(f"the server answered {status} {reason}".rstrip())
+        raise self._refusal(route, response, reason)
 
     def _read(self, response: Any, read: Callable[[Any], Answer]) -> Answer:
+        """Count what an answer cost, usable or not, and read it."""
         try:
             tree = response.json()
-            answer = read(tree)
-            usage = tree.get("usage") or {}
-            tokens = [int(usage.get(f"{which}_tokens") or 0) for which in ("prompt", "completion")]
+            usage = answer.usage_in(tree)
+            with self.lock:
+                self.spent.tokens_in += usage.tokens_in
+                self.spent.tokens_out += usage.tokens_out
+            found = read(tree)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Passing("what the server sent is no answer") from error
+            sent = answer.reason_in(response.text)
+            raise Passing(f"what the server sent is no answer: {sent}") from error
         with self.lock:
             self.spent.asked += 1
             self.spent.failed_in_a_row = 0
-            self.spent.tokens_in += tokens[0]
-            self.spent.tokens_out += tokens[1]
-        return answer
+        return found
 
-    def _refusal(self, route: str, status: int, text: str) -> PanscopeError:
-        where = self.endpoint.base_url + route
+    def _said(self, tree: Any) -> str:
+        """Read what was said, and count it if it was cut off."""
+        text = answer.text_in(tree)
+        with self.lock:
+            self.spent.cut += answer.was_cut(tree)
+        return text
+
+    def _refusal(self, route: str, response: Any, reason: str) -> PanscopeError:
+        where, status = self.endpoint.base_url + route, response.status_code
         if status in (401, 403):
             do = "name the variable of a valid key in key_variable"
             return ConfigError(where, f"refuses the key ({status})", do)
         if status == 404:
-            found = f"has no model {self.endpoint.model!r}"
-            return NotFound(where, found, nearest(self.endpoint.model, self._models()))
-        found = f"refuses the question ({status}: {' '.join(text.split())})"
+            return self._missing(where, reason)
+        if elsewhere := response.headers.get("location", ""):
+            return ConfigError(where, f"has moved to {elsewhere}", "correct base_url")
+        found = f"refuses the question ({status}: {reason})"
         return ConfigError(where, found, "correct the recipe")
+
+    def _missing(self, where: str, reason: str) -> NotFound:
+        """Tell a model that is not there from an address that is not."""
+        models = self._models()
+        if self.endpoint.model not in models and models:
+            found = f"has no model {self.endpoint.model!r}"
+            return NotFound(where, found, nearest(self.endpoint.model, models))
+        do = "correct base_url, which mostly ends in /v1, or the model"
+        return NotFound(where, f"is not there (404: {reason})", do)
 
     def _models(self) -> list[str]:
         """List the models of the endpoint; none if it does not say."""
@@ -217,40 +246,19 @@ def connect(endpoint: Endpoint, kept: Path) -> Client:
     return Client(endpoint, kept, http, closing.wait, closing)
 
 
-def _text(tree: Any) -> str:
-    return str(tree["choices"][0]["message"]["content"] or "")
-
-
-def _vectors(tree: Any, n: int) -> list[list[float]]:
-    """Read embeddings, in the order of the texts; ValueError for another number of them."""
-    by_index = {int(one["index"]): [float(v) for v in one["embedding"]] for one in tree["data"]}
-    if sorted(by_index) != list(range(n)) or len({len(v) for v in by_index.values()}) != 1:
-        raise ValueError
-    return [by_index[i] for i in range(n)]
+def _tree(response: Any) -> Any:
+    """Read what a refusal says; None where it is no JSON."""
+    try:
+        return response.json()
+    except ValueError:
+        return None
 
 
 def _kept_answer(path: Path) -> str | None:
     """Read an answer from disk; one whose bytes have changed is asked for again."""
     try:
         tree = json.loads(path.read_bytes())
-        answer = tree["answer"]
-        return answer if digest_of(answer) == tree["checksum"] else None
+        said = tree["answer"]
+        return said if digest_of(said) == tree["checksum"] else None
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
-
-
-def _seconds(retry_after: str) -> float:
-    """Read a Retry-After header, which is a number of seconds or a date.
-
-    >>> _seconds("2.5"), _seconds(""), _seconds("Wed, 21 Oct 2015 07:28:00 GMT")
-    (2.5, 0.0, 0.0)
-    """
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        left = parsedate_to_datetime(retry_after) - datetime.now(UTC)
-    except ValueError:
-        return 0.0
-    return max(0.0, left.total_seconds())

@@ -1,10 +1,12 @@
 """Where a language model answers, and what asking it has cost."""
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from panscope import config
 from panscope.errors import ConfigError
@@ -20,6 +22,9 @@ class Endpoint(config.Config):
     """The environment variable that holds the key; the key itself is written nowhere."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     answer_tokens: Annotated[int, Field(gt=0)] = 512
+    """At most; what a model thinks before it answers counts, where it thinks."""
+    more: str = "{}"
+    """Other keys of a question, as JSON: such as `{"reasoning_effort": "low"}`."""
     at_once: Annotated[int, Field(gt=0, le=256)] = 8
     """Questions on their way together."""
     a_minute: Annotated[float, Field(gt=0)] = 600.0
@@ -35,6 +40,28 @@ class Endpoint(config.Config):
     most_dollars: Annotated[float, Field(ge=0)] | None = None
     """A run that has spent as much asks no more."""
 
+    @field_validator("more")
+    @classmethod
+    def _holds_keys(cls, text: str) -> str:
+        """Refuse what is no JSON object."""
+        try:
+            tree = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"write a JSON object ({error})") from error
+        if not isinstance(tree, dict):
+            raise ValueError("write a JSON object")
+        return text
+
+    def question(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+        """Lay out a question as the protocol has it."""
+        return {
+            "model": self.model,
+            "messages": list(messages),
+            "temperature": self.temperature,
+            "max_tokens": self.answer_tokens,
+            **json.loads(self.more),
+        }
+
 
 @dataclass(slots=True)
 class Spent:
@@ -43,6 +70,7 @@ class Spent:
     asked: int = 0
     kept: int = 0
     failed: int = 0
+    cut: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     failed_in_a_row: int = 0
@@ -59,6 +87,7 @@ class Spent:
             "asked": self.asked,
             "kept": self.kept,
             "no answer": self.failed,
+            "cut off": self.cut,
             "tokens in": self.tokens_in,
             "tokens out": self.tokens_out,
         }

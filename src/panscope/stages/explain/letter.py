@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from panscope.stages.explain.agreement import stands_out
 from panscope.stages.explain.windows import Window
 
 QUOTED = re.compile(r'“([^”]+)”|"([^"]+)"|‘([^’]+)’')
@@ -41,13 +42,15 @@ class Letter:
         return [any(values) for values in self.strengths(windows)]
 
     def fires_at(self, windows: Sequence[Window], marked: Sequence[Sequence[int]]) -> list[bool]:
-        """Foretell that the marked tokens fire if half of them are of phrases."""
+        """Say that marked tokens are right if more of them are of phrases than of all around."""
         told = zip(self.strengths(windows), marked, strict=True)
-        return [2 * sum(values[i] for i in marks) >= len(marks) for values, marks in told]
+        return [stands_out(values, marks) for values, marks in told]
 
 
 def _whole(phrase: str) -> str:
-    """Match a phrase that is no part of a longer word."""
+    """Match a phrase that is no part of a longer word; “…ing” matches within words only."""
+    if phrase.startswith("…") and phrase != "…":
+        return r"(?<=\w)" + re.escape(phrase[1:])
     before = r"(?<!\w)" if phrase[0].isalnum() else ""
     behind = r"(?!\w)" if phrase[-1].isalnum() else ""
     return before + re.escape(phrase) + behind

@@ -43,9 +43,9 @@ def label_in(answer: str) -> str | None:
     >>> label_in("They are months.\\nLABEL: names of months")
     'names of months'
     """
-    found = re.findall(r"LABEL:[ \t*]*(.+)", answer)
+    found = re.findall(r"^\W*label\W*:[\s*_]*(.+)", answer, re.IGNORECASE | re.MULTILINE)
     printed = "".join(c if c.isprintable() else " " for c in found[-1]) if found else ""
-    label = " ".join(printed.split()).strip(' *"<>')[:LABEL_CHARACTERS].rstrip()
+    label = _bare(" ".join(printed.split()))[:LABEL_CHARACTERS].rstrip()
     return label if any(character.isalnum() for character in label) else None
 
 
@@ -78,12 +78,15 @@ def fuzzing(label: str, windows: Sequence[Window], marked: Sequence[Sequence[int
 def yes_or_no_in(answer: str, n: int) -> list[bool] | None:
     """Read a list of n zeros and ones; None if the answer holds none of that length.
 
-    >>> yes_or_no_in("I think [1, 0, 1]", 3), yes_or_no_in("[1]", 3)
-    ([True, False, True], None)
+    >>> yes_or_no_in("I think [1, 0, 1]", 3), yes_or_no_in("[1]", 3), yes_or_no_in("1, 0", 2)
+    ([True, False, True], None, [True, False])
     """
-    lists = re.findall(r"\[([01](?:\s*,\s*[01])*)\]", answer)
-    told = [part.strip() == "1" for part in lists[-1].split(",")] if lists else []
-    return told if len(told) == n else None
+    digit = r"(?:[01]|true|false)"
+    lists = re.findall(rf"\[\s*({digit}(?:\s*,\s*{digit})*)\s*,?\s*\]", answer, re.IGNORECASE)
+    bare = re.fullmatch(r"[\s`]*([01](?:\s*,\s*[01])*)[\s`.]*", answer)
+    listed = lists[-1] if lists else bare[1] if bare else ""
+    told = [part.strip().lower() in ("1", "true") for part in listed.split(",")]
+    return told if listed and len(told) == n else None
 
 
 def simulation(label: str, window: Window) -> Messages:
@@ -105,13 +108,24 @@ def strengths_in(answer: str, n: int) -> list[float] | None:
     >>> strengths_in('Here: {"1": 8, "2": 10}', 4)
     [0.0, 8.0, 10.0, 0.0]
     """
-    found = re.findall(r"\{[^{}]*\}", answer)
-    try:
-        told = {int(i): float(value) for i, value in json.loads(found[-1]).items()}
-    except (IndexError, ValueError, TypeError):
+    found = re.findall(r"\{([^{}]*)\}", answer)
+    pair = r'\s*"?(\d+)"?\s*:\s*"?(\d+(?:\.\d+)?)"?\s*'
+    if not found or not re.fullmatch(rf"(?:{pair},)*(?:{pair})?\s*", found[-1]):
         return None
+    told = {int(i): float(value) for i, value in re.findall(pair, found[-1])}
     fits = all(0 <= i < n and 0 <= value <= LOUDEST for i, value in told.items())
     return [told.get(i, 0.0) for i in range(n)] if fits else None
+
+
+def _bare(label: str) -> str:
+    """Take a label out of its quotes, stars or JSON; a quoted phrase within it keeps its quotes.
+
+    >>> _bare('**"names of months"**'), _bare('"months"}'), _bare('months, such as "May"')
+    ('names of months', 'months', 'months, such as "May"')
+    """
+    text = label.strip(" *_<>`")
+    quoted = re.fullmatch(r'"([^"]+)"\s*[},.]*|“([^“”]+)”', text)
+    return (quoted[1] or quoted[2] if quoted else text).strip(" *")
 
 
 def _asked(question: str) -> Messages:

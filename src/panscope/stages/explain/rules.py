@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from panscope.stages.explain.agreement import correlation
+from panscope.stages.explain.agreement import correlation, stands_out
 from panscope.stages.explain.windows import Window
 
 Key = Callable[[Window, int], str]
@@ -49,13 +49,9 @@ class Rule:
         return [max(values) >= self.threshold for values in self.strengths(windows)]
 
     def fires_at(self, windows: Sequence[Window], marked: Sequence[Sequence[int]]) -> list[bool]:
-        """Say of marked tokens of some windows whether the feature fires at them."""
-        strengths = self.strengths(windows)
-        means = [
-            sum(values[i] for i in marks) / len(marks)
-            for values, marks in zip(strengths, marked, strict=True)
-        ]
-        return [mean >= self.threshold for mean in means]
+        """Say that marked tokens are right if more is expected there than elsewhere around."""
+        told = zip(self.strengths(windows), marked, strict=True)
+        return [stands_out(values, marks) for values, marks in told]
 
 
 def explain(windows: Sequence[Window]) -> Rule:
@@ -102,7 +98,10 @@ def _threshold(rule: Rule, windows: Sequence[Window]) -> float:
 
 
 def _token(window: Window, i: int) -> str:
-    return _plain(window.pieces[i])
+    """Name a token, and whether it goes on with the word before it: “…ing”."""
+    plain = _plain(window.pieces[i])
+    seam = (window.pieces[i - 1][-1:] if i else "") + window.pieces[i][:1]
+    return f"…{plain}" if len(seam) == 2 and seam.isalnum() else plain
 
 
 def _before(window: Window, i: int) -> str:
@@ -110,7 +109,7 @@ def _before(window: Window, i: int) -> str:
 
 
 def _pair(window: Window, i: int) -> str:
-    return f"{_before(window, i)} {_token(window, i)}" if i else ""
+    return _plain(window.pieces[i - 1] + window.pieces[i]) if i else ""
 
 
 def _sort(window: Window, i: int) -> str:
@@ -173,6 +172,21 @@ def _quoted(keys: Sequence[str]) -> str:
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
+def _ranges(keys: Sequence[str]) -> str:
+    """Name depths in their order, those that touch as one.
+
+    >>> _ranges(["4 to 7", "1", "8 to 15"])
+    '1 and 4 to 15'
+    """
+    spans: list[list[int]] = []
+    for low, high in sorted((int(key.split()[0]), int(key.split()[-1])) for key in keys):
+        if spans and low == spans[-1][1] + 1:
+            spans[-1][1] = high
+        else:
+            spans.append([low, high])
+    return " and ".join(f"{a} to {b}" if a < b else str(a) for a, b in spans)
+
+
 def _visible(character: str) -> str:
     if character == "\n":
         return "↵"
@@ -191,12 +205,12 @@ KEYS: dict[str, Key] = {
     "kind and sort": _kind_and_sort,
 }
 SAYS: dict[str, Callable[[Sequence[str]], str]] = {
-    "token": lambda keys: f"the token {_quoted(keys)}",
+    "token": lambda keys: f"the token{'s' * (len(keys) > 1)} {_quoted(keys)}",
     "before": lambda keys: f"what comes after {_quoted(keys)}",
     "pair": lambda keys: f"the end of {_quoted(keys)}",
     "sort": lambda keys: " and ".join(keys[:LISTED]),
     "sort before": lambda keys: f"what comes after {' and '.join(keys[:LISTED])}",
-    "depth": lambda keys: f"tokens {' and '.join(keys[:LISTED])} of a document",
+    "depth": lambda keys: f"tokens {_ranges(keys)} of a document",
     "kind": lambda keys: f"text of the kind {_quoted(keys)}",
     "kind and sort": lambda keys: " and ".join(keys[:LISTED]),
 }

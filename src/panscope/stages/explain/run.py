@@ -115,9 +115,10 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
             for score in (score for label in made for score in label.scores):
                 found[score.scorer].append(score)
             emit(Advanced(STAGE, counts["features"], {**_means(found), **spent()}))
+        counts["cut off"] = int(spent().get("cut off", 0))
     if config.meaning is not None:
         meaning.learn(config.meaning, notes)
-    for text in _said(counts):
+    for text in _said(config, counts):
         emit(Warned(STAGE, text))
     emit(Finished(STAGE, time.monotonic() - started))
     return counts
@@ -174,7 +175,7 @@ def rows_of(atlas: Atlas) -> Rows:
 def manner_of(config: Config, atlas: Atlas, explainer: Explainer) -> Manner:
     """Name all that labels and scores will depend on besides the feature."""
     how = config.model_dump(exclude={"saes", "features", "at_most", "endpoint", "meaning"})
-    asked = {"base_url", "model", "temperature", "answer_tokens"}
+    asked = {"base_url", "model", "temperature", "answer_tokens", "more"}
     whom = config.endpoint.model_dump(include=asked) if config.by == "endpoint" else {}
     digest = digest_of({"atlas": atlas.manifest.digest, **how, **whom})
     return Manner(
@@ -206,8 +207,11 @@ def _mean(values: Sequence[float | None]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _said(counts: Counter[str]) -> Iterator[str]:
+def _said(config: Config, counts: Counter[str]) -> Iterator[str]:
     if n := counts["without windows"]:
         yield f"not explained, for want of examples in different documents: {n:,} of the features"
     if n := counts["without answer"]:
         yield f"not explained, for want of a usable answer: {n:,} of the features"
+    if n := counts["cut off"]:
+        allowed = config.endpoint.answer_tokens
+        yield f"answers cut off at {allowed} tokens: {n:,}; raise explain.endpoint.answer_tokens"
