@@ -2,7 +2,7 @@
 
     from panscope.notebook import feature, histogram, strip
 
-    feature("runs/demo", "resid_post.2/w1024_l0_20_s0", 7)
+    feature("runs/demo", "resid_post.2/w2048_l0_20_s0", 7)
 
 What is shown carries the pages' own style sheets, kept to itself by `@scope`; it needs no script
 and no server, and torch is not imported.

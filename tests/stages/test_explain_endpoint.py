@@ -498,7 +498,9 @@ def test_the_command_searches_by_words_and_by_meaning(model: Model, atlas: Atlas
     def search(*args: str) -> Result:
         return CliRunner().invoke(main, ["search", str(tmp_path), *args])
 
-    assert search("may").output.split() == ["Sae", "feature", "label"], "there are no labels yet"
+    assert "No label was found" in search("may").output, "there are no labels yet"
+    nowhere = CliRunner().invoke(main, ["search", str(tmp_path / "nope"), "may"])
+    assert (nowhere.exit_code, "no such folder" in nowhere.stderr) == (3, True)
     refused = search("may", "--by", "meaning")
     assert (refused.exit_code, "[explain.meaning]" in refused.stderr) == (2, True)
     made = CliRunner().invoke(main, ["explain", "demo", *settings, "--output", str(tmp_path)])

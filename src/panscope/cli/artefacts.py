@@ -36,11 +36,17 @@ def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
     from panscope.atlas.features import Atlas
     from panscope.atlas.notes import Notes
 
+    atlas = Atlas(run / "atlas")  # a folder without one has no labels either, and is told so
     if sae:
-        Atlas(run / "atlas").sae(sae)
+        atlas.sae(sae)
     with closing(Notes.reading(run / "notes.sqlite")) as notes:
         by_words = partial(notes.search, text, limit, sae=sae)
         found = by_words() if by == "words" else _by_meaning(run, notes, text, limit, sae)
+    if not found:
+        OUT.print(
+            "No label was found. Labels are made by panscope explain, and by people on the pages."
+        )
+        return
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("Sae", no_wrap=True)
     table.add_column("feature", justify="right")

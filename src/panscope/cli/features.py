@@ -119,3 +119,5 @@ def _drawn(writing: Iterable[T], draw: Callable[[list[T]], Table]) -> Iterator[T
             so_far.append(one)
             display.update(draw(so_far), refresh=OUT.is_terminal)
             yield one
+    if not OUT.is_terminal:
+        OUT.line()  # only on a terminal it ends its own last line
