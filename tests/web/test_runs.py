@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
@@ -88,12 +87,11 @@ def test_a_run_with_something_at_work_stays_open(
     monkeypatch.setattr(runs, "N_OPEN", 1)
     opened = runs.Runs(folder, create_app)
     at_work = opened.app("first")
-    ending = threading.Event()
-    at_work.state.run.background._watcher = threading.Thread(target=ending.wait)
-    at_work.state.run.background._watcher.start()
+    background = at_work.state.run.background
+    background.start("pages", ["serve", str(folder / "first"), "--port", "0"], {})
     opened.app(NAME)
     assert opened.app("first") is at_work
-    ending.set()
+    assert background.cancel().state == "cancelled"
 
 
 @pytest.mark.parametrize("name", ["fist", "no_run", "..", "%2e%2e", "../many/first"])
