@@ -9,6 +9,8 @@ from fastapi.testclient import TestClient
 from tests.web.conftest import SAES
 from tests.web.fixture_run import FakeLive, build, build_atlas, build_notes, build_suite
 
+from panscope.atlas.labels import Label
+from panscope.atlas.notes import Notes
 from panscope.events import Started, to_jsonl
 from panscope.web import run as run_module
 from panscope.web.app import create_app
@@ -53,6 +55,21 @@ def test_an_atlas_that_is_being_written_is_said_and_then_shown(
     assert open_server.get("/api/progress").json()["stages"][0]["stage"] == "describe"
     (run / "atlas/manifest.json").write_bytes(made)
     assert open_server.get(f"/sae/{SAE}/3").status_code == 200
+
+
+def test_notes_that_are_remade_are_read_anew(open_server: TestClient, run: Path) -> None:
+    labels = f"/api/sae/{SAE}/feature/0/labels"
+    assert len(open_server.get(labels).json()) == 2
+    shutil.copyfile(run / "notes.sqlite", run / "copy.sqlite")
+    for path in run.glob("notes.sqlite*"):
+        path.unlink()
+    assert open_server.get(labels).json() == []
+    notes = Notes.open(run / "notes.sqlite")
+    notes.add(Label(SAE, 0, "quite new", "Ada"))
+    notes.close()
+    assert [label["text"] for label in open_server.get(labels).json()] == ["quite new"]
+    shutil.copyfile(run / "copy.sqlite", run / "notes.sqlite")  # into the file that is open
+    assert len(open_server.get(labels).json()) == 2
 
 
 def test_a_run_folder_that_is_gone_is_said_until_it_is_back(
