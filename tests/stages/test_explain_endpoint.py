@@ -24,7 +24,7 @@ from panscope.atlas.features import Atlas
 from panscope.atlas.labels import Label
 from panscope.atlas.notes import Notes
 from panscope.cli import main
-from panscope.errors import ConfigError, NotFound, PanscopeError
+from panscope.errors import ConfigError, Interrupted, NotFound, PanscopeError
 from panscope.events import Advanced, Event, Warned, silent
 from panscope.stages import explain
 from panscope.stages.explain import Config, run
@@ -286,15 +286,20 @@ def test_what_fails_for_good_is_no_answer_and_is_asked_again_next_time(asking: A
         assert client.ask(HELLO) == "[1]"
 
 
-def test_who_waits_for_a_server_is_let_go_when_the_client_closes(tmp_path: Path):
-    with serving(lambda number, request: Reply(429, headers={"Retry-After": "200"})) as model:
+@pytest.mark.parametrize(
+    "slow", [Reply(429, headers={"Retry-After": "200"}), Reply(after_seconds=20)]
+)
+def test_who_waits_for_a_server_is_let_go_when_the_client_closes(tmp_path: Path, slow: Reply):
+    """Both between two tries and while an answer is awaited."""
+    with serving(lambda number, request: slow) as model:
         client = connect(endpoint(model), tmp_path)
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.ask, HELLO)
             while not model.requests:
                 time.sleep(0.005)
             client.close()
-            assert answer.result(timeout=5) is None
+            with pytest.raises(Interrupted, match="was stopped before all answers came"):
+                answer.result(timeout=5)
     assert len(model.requests) == 1
 
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event
 
 from panscope.atlas.features import Atlas
 from panscope.atlas.labels import HUMAN, Label
@@ -28,11 +29,16 @@ from panscope.stages.explain.score import Reading, scores
 
 
 def rescore(
-    config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit
+    config: Config,
+    atlas: Atlas,
+    notes: Notes,
+    kept: Path,
+    emit: Emit,
+    closing: Event | None = None,
 ) -> Mapping[str, int]:
     """Score the labels of people that are shown, into `notes`; say how many became what.
 
-    Raises NotFound for a Sae or feature that is not there.
+    Raises as `run` does.
     """
     started, counts = time.monotonic(), Counter[str]()
     labels = [
@@ -40,7 +46,7 @@ def rescore(
     ]
     rows = rows_of(atlas)
     emit(Started(STAGE, len(labels), "labels"))
-    with explainer_of(config, kept) as (explainer, spent):
+    with explainer_of(config, kept, closing) as (explainer, spent):
         manner = manner_of(config, atlas, explainer)
         for label in labels:
             company = in_company(config, atlas, label.sae, [label.index])

@@ -1,16 +1,18 @@
 """From an Atlas to labels with scores: features in groups, each written when it is whole."""
 
+import contextlib
 import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from threading import Event
 from typing import Annotated, Literal
 
 import numpy as np
@@ -88,13 +90,21 @@ def embedding_of(run: Path) -> Endpoint:
     raise ConfigError(run.resolve().name, "has no labels by meaning", do)
 
 
-def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> Mapping[str, int]:
+def run(
+    config: Config,
+    atlas: Atlas,
+    notes: Notes,
+    kept: Path,
+    emit: Emit,
+    closing: Event | None = None,
+) -> Mapping[str, int]:
     """Label the features of an atlas and score the labels, into `notes`; say how many became what.
 
     Answers of an endpoint are kept in the folder `kept`. A feature that has a label made in the
     same way from the same windows is left as it is.
 
-    Raises NotFound for a Sae or feature that is not there.
+    Raises NotFound for a Sae or feature that is not there, Interrupted once `closing` is set while
+    an endpoint is asked.
     """
     started, counts = time.monotonic(), Counter[str]()
     indices = {sae: chosen(config, atlas, sae) for sae in named_saes(config, atlas)}
@@ -103,7 +113,7 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
     # The explainer ends first: on an interrupt it lets go of the threads that wait for an answer.
     with (
         ThreadPoolExecutor(config.at_once) as pool,
-        explainer_of(config, kept) as (explainer, spent),
+        explainer_of(config, kept, closing) as (explainer, spent),
     ):
         manner = manner_of(config, atlas, explainer)
         for sae, group in _groups(indices):
@@ -184,12 +194,14 @@ def manner_of(config: Config, atlas: Atlas, explainer: Explainer) -> Manner:
 
 
 @contextmanager
-def explainer_of(config: Config, kept: Path) -> Iterator[tuple[Explainer, Callable[[], Metrics]]]:
+def explainer_of(
+    config: Config, kept: Path, closing: Event | None
+) -> Iterator[tuple[Explainer, Callable[[], Metrics]]]:
     """Yield the explainer that the recipe names, and what tells what it has spent."""
     if config.by == "rules":
         yield Explainer("panscope", "rules", rules.explain, Letter), dict
         return
-    with closing(connect(config.endpoint, kept)) as client:
+    with contextlib.closing(connect(config.endpoint, kept, closing)) as client:
         explain = partial(judge.explain, ask=client.ask)
         read = partial(Judge, ask=client.ask)
         yield Explainer(config.endpoint.model, "model", explain, read), client.metrics
