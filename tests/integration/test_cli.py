@@ -17,6 +17,8 @@ from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
 from panscope import files
+from panscope.atlas.features import Atlas
+from panscope.atlas.labels import Label, Score
 from panscope.atlas.notes import Notes
 from panscope.cli import main
 from panscope.edits import dumped, parse, read
@@ -184,6 +186,27 @@ def test_notes_are_listed_and_exported(panscope: Command, noted: Path):
     exported = json.loads(panscope("notes", noted, "--json").output)
     assert exported["edits"][0]["edits"] == [{"sae": sae, "index": 3, "value": -2.0, "unit": "max"}]
     assert [mark["index"] for mark in exported["bookmarks"]] == [3]
+
+
+def test_labels_are_listed_with_what_their_scores_were_judged_on(panscope: Command, noted: Path):
+    sae = next(iter(files.read_manifest(noted / "suite").facts["saes"]))["sae"]
+    assert "No label yet" in panscope("labels", noted, f"{sae}:3").output
+    atlas = Atlas(noted / "atlas")
+    feature = next(f for f in atlas.features(sae, range(48)) if f.examples)
+    example, named = feature.examples[0], f"{sae}:{feature.index}"
+    window = {"context": example.context, "start": example.peak, "tokens": 1}
+    asked = [window | {"true": True, "told": told} for told in (True, None, False)]
+    score = Score("detection", 0.5, None, 2, 1, details=json.dumps(asked))
+    with closing(Notes.open(noted / "notes.sqlite")) as notes:
+        notes.add(Label(sae, feature.index, "[bold] words", "Ada", scores=(score,)))
+    assert "0.50/-" in panscope("labels", noted, named).output
+    listed = panscope("labels", noted, named, "--windows").output
+    signs = [line[0] for line in listed.splitlines() if "<<" in line]
+    assert signs == ["✗", " ", "✓"] and "detection: [bold] words" in listed
+    (label,) = json.loads(panscope("labels", noted, named, "--json").output)
+    assert json.loads(label["scores"][0]["details"]) == asked
+    wrong = panscope("labels", noted, sae)
+    assert wrong.exit_code == 2 and "write SAE:INDEX" in wrong.stderr
 
 
 def test_two_sets_of_prompts_are_contrasted(panscope: Command, finished: Path, tmp_path: Path):
@@ -464,7 +487,7 @@ def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, c
 
 
 MAKE = ["demo", "plan", "harvest", "train", "evaluate", "describe", "explain"]
-READ = ["search", "notes", "serve", "steer", "contrast", "show", "verify"]
+READ = ["search", "labels", "notes", "serve", "steer", "contrast", "show", "verify"]
 
 
 @pytest.mark.parametrize("command", MAKE + READ)
