@@ -169,7 +169,7 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path,
     wrong = panscope(*written, "--feature", f"{sae[1:]}:3+50")
     assert wrong.exit_code == 3 and f"did you mean {sae}" in wrong.stderr
     with closing(Notes.open(noted / "notes.sqlite")) as notes:
-        notes.save_edits("[more] rain", dumped(read(file)))
+        notes.saved.save("[more] rain", dumped(read(file)))
     saved = panscope(*written, "--saved", "[more] rain", "--json")
     assert saved.output.splitlines() == lines
     wrong = panscope(*written, "--saved", "[mor] rain")
@@ -179,13 +179,18 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path,
 def test_notes_are_listed_and_exported(panscope: Command, noted: Path):
     sae = next(iter(files.read_manifest(noted / "suite").facts["saes"]))["sae"]
     with closing(Notes.open(noted / "notes.sqlite")) as notes:
-        notes.save_edits("less [rain]", dumped([parse(f"{sae}:3*-2")]))
-        notes.bookmark(sae, 3)
+        notes.saved.save("less [rain]", dumped([parse(f"{sae}:3*-2")]))
+        notes.saved.bookmark(sae, 3)
     listed = panscope("notes", noted).output
     assert f"{sae}:3" in listed and "less [rain]" in listed and "add -2 x max" in listed
     exported = json.loads(panscope("notes", noted, "--json").output)
     assert exported["edits"][0]["edits"] == [{"sae": sae, "index": 3, "value": -2.0, "unit": "max"}]
     assert [mark["index"] for mark in exported["bookmarks"]] == [3]
+    wrong = panscope("notes", noted, "--remove", "les [rain]")
+    assert wrong.exit_code == 3 and "did you mean less [rain]" in wrong.stderr
+    left = panscope("notes", noted, "--remove", "less [rain]", "--sae", sae, "--json").output
+    assert json.loads(left) | {"edits": []} == json.loads(left) != exported
+    assert panscope("notes", noted, "--sae", f"{sae}x").exit_code == 3
 
 
 def test_labels_are_listed_with_what_their_scores_were_judged_on(panscope: Command, noted: Path):

@@ -28,10 +28,12 @@ from panscope.events import Advanced, Emit, Finished, Started
 from panscope.files import write_bytes, write_json
 from panscope.web.freeze_plan import Plan
 from panscope.web.frozen import rows, scripts_of, standing_alone
+from panscope.web.notes import MOST
 from panscope.web.pages import HERE
 from panscope.web.run import RunFolder
 
 STAGE = "freeze"
+WHOLE = {"/notes": f"/notes?limit={MOST}"}  # what a server shows in parts
 ASKED = {"/progress": ("/api/progress",), "/docs": ("/openapi.json",)}
 
 
@@ -75,7 +77,7 @@ async def _write_pages(app: ASGIApp, plan: Plan, out: Path, done: Callable[[int]
         assert name is not None
         if not (out / name).is_file():
             data = await _data(app, plan, path)
-            html, script = standing_alone(await _get(app, path), path, plan, data)
+            html, script = standing_alone(await _get(app, WHOLE.get(path, path)), path, plan, data)
             if script not in bundles:
                 write_bytes(out / f"static/{script}.bundle.js", scripts_of(script).encode())
                 bundles.add(script)
