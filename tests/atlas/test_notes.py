@@ -180,36 +180,67 @@ def test_what_is_no_index_is_refused(notes: Notes, index: int):
 
 def test_bookmarks_are_kept_once(notes: Notes):
     for index in (3, 5, 3):
-        notes.bookmark(SAE, index)
-    assert [mark.index for mark in notes.bookmarks()] == [5, 3]
+        notes.saved.bookmark(SAE, index)
+    assert [mark.index for mark in notes.saved.bookmarks()] == [5, 3]
     notes.add(Label(SAE, 5, "months", "Ada"))
-    assert [mark.label for mark in notes.bookmarks()] == ["months", ""]
-    assert notes.is_bookmarked(SAE, 3) and not notes.is_bookmarked(SAE, 4)
-    notes.forget(SAE, 3)
-    notes.forget(SAE, 4)
-    assert [mark.index for mark in notes.bookmarks()] == [5]
+    assert [mark.label for mark in notes.saved.bookmarks()] == ["months", ""]
+    assert notes.saved.is_bookmarked(SAE, 3) and not notes.saved.is_bookmarked(SAE, 4)
+    notes.saved.forget(SAE, 3)
+    notes.saved.forget(SAE, 4)
+    assert [mark.index for mark in notes.saved.bookmarks()] == [5]
+
+
+def test_bookmarks_are_listed_by_sae_and_in_windows(notes: Notes):
+    assert notes.saved.counts() == {} and notes.saved.bookmarks(SAE) == []
+    for index in range(5):
+        notes.saved.bookmark(SAE, index)
+    notes.saved.bookmark("mlp_out.0/x", 7)
+    notes.add(label("dates", 3, HUMAN))
+    notes.add(label("months", 3))
+    assert notes.saved.counts() == {SAE: 5, "mlp_out.0/x": 1}
+    windows = [notes.saved.bookmarks(SAE, 2, start) for start in (0, 2, 4, 6)]
+    assert [[one.index for one in window] for window in windows] == [[4, 3], [2, 1], [0], []]
+    assert windows[0][1].label == "dates", "a person's"
+    assert [one.index for one in notes.saved.bookmarks("mlp_out.0/x")] == [7]
+    notes.saved.refuse_unknown("mlp_out.0/x", [])
+    with pytest.raises(NotFound, match="did you mean mlp_out"):
+        notes.saved.refuse_unknown("mlp_out.0/y", [SAE])
 
 
 def test_edits_are_kept_under_a_name(notes: Notes):
     edits = [json.dumps([{"action": "add", "value": value}]) for value in (3.0, 4.0)]
-    first, second = (notes.save_edits(" more rain", one) for one in edits)
-    other = notes.save_edits("less", "[]")
+    first, second = (notes.saved.save(" more rain", one) for one in edits)
+    other = notes.saved.save("less", "[]")
     assert first.key != second.key
-    assert notes.edits("more rain") == second, "the last that was saved"
-    assert notes.saved_edits() == (other, second)
-    assert notes.exported()["edits"][1]["edits"] == [{"action": "add", "value": 4.0}]
-    with pytest.raises(NotFound, match="saved edits: no 'mor rain'; did you mean more rain"):
-        notes.edits("mor rain")
+    assert notes.saved.edits("more rain") == second, "the last that was saved"
+    assert notes.saved.all_edits() == [other, second]
+    assert notes.saved.exported()["edits"][1]["edits"] == [{"action": "add", "value": 4.0}]
+    for use in (notes.saved.edits, notes.saved.remove):
+        with pytest.raises(NotFound, match="saved edits: no 'mor rain'; did you mean more rain"):
+            use("mor rain")
     with pytest.raises(ConfigError, match="not JSON"):
-        notes.save_edits("x", "[")
+        notes.saved.save("x", "[")
     with pytest.raises(ConfigError, match="characters"):
-        notes.save_edits("x", " " * 70_000 + "[]")
+        notes.saved.save("x", " " * 70_000 + "[]")
+
+
+def test_removed_edits_leave_nothing_behind_their_name(notes: Notes):
+    for name in ("rain", "snow", "rain"):
+        notes.saved.save(name, "[]")
+    assert notes.saved.n_names() == 2
+    assert [one.name for one in notes.saved.all_edits(1, 1)] == ["snow"]
+    notes.saved.remove("rain")
+    assert [one.name for one in notes.saved.all_edits()] == ["snow"]
+    with pytest.raises(NotFound, match="no 'rain'"):
+        notes.saved.edits("rain")
 
 
 def test_reading_makes_nothing_and_sees_what_others_write(tmp_path: Path):
     path = tmp_path / "notes.sqlite"
     reader = Notes.reading(path)
     assert reader.labels(SAE, 3) == () and reader.search("rain") == []
+    assert reader.saved.exported() == {"bookmarks": [], "edits": []}
+    assert reader.saved.n_names() == 0
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(PanscopeError, match="open for reading"):
         reader.add(label())

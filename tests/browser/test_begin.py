@@ -1,5 +1,6 @@
 """Work begun from the pages by those who may write: a contrast, a label and its scores."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,4 +53,11 @@ def test_a_feature_is_explained_and_a_label_scored(tab: Tab) -> None:
     expect(page.locator("#label-title")).to_have_text("the word “river”")
     page.get_by_role("button", name="Score this label").click()
     expect(page.locator(".labels > .note").first).to_contain_text("Ada, human · detection")
+    page.locator(".labels > details > summary").click()
+    page.locator(".judgements > summary").first.click()
+    for scorer in ("fuzzing", "detection"):  # the first stands open
+        page.get_by_text(re.compile(f"^{scorer}: .* right")).click()
+    assert page.locator(".judged:visible").count() == 1
+    assert page.locator(".judged:visible .t.peak").count() > 4
+    page.set_viewport_size({"width": 390, "height": 844})
     check(page)

@@ -89,6 +89,11 @@ def test_every_edit_is_saved_opened_and_shared(tab: Tab) -> None:
     page.get_by_role("link", name="all of them").click()
     page.locator(".about", has_text="Feature 7").wait_for()
     assert edits_in_address(page) == changed
+    page.go_back()
+    page.once("dialog", lambda dialog: dialog.accept())
+    remove = page.get_by_role("button", name="Remove all of them")
+    remove.click()
+    remove.wait_for(state="detached")
 
 
 @pytest.mark.parametrize("tab", ["dark"], indirect=True)

@@ -17,6 +17,8 @@ from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
 from panscope import files
+from panscope.atlas.features import Atlas
+from panscope.atlas.labels import Label, Score
 from panscope.atlas.notes import Notes
 from panscope.cli import main
 from panscope.edits import dumped, parse, read
@@ -167,7 +169,7 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path,
     wrong = panscope(*written, "--feature", f"{sae[1:]}:3+50")
     assert wrong.exit_code == 3 and f"did you mean {sae}" in wrong.stderr
     with closing(Notes.open(noted / "notes.sqlite")) as notes:
-        notes.save_edits("[more] rain", dumped(read(file)))
+        notes.saved.save("[more] rain", dumped(read(file)))
     saved = panscope(*written, "--saved", "[more] rain", "--json")
     assert saved.output.splitlines() == lines
     wrong = panscope(*written, "--saved", "[mor] rain")
@@ -177,13 +179,39 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path,
 def test_notes_are_listed_and_exported(panscope: Command, noted: Path):
     sae = next(iter(files.read_manifest(noted / "suite").facts["saes"]))["sae"]
     with closing(Notes.open(noted / "notes.sqlite")) as notes:
-        notes.save_edits("less [rain]", dumped([parse(f"{sae}:3*-2")]))
-        notes.bookmark(sae, 3)
+        notes.saved.save("less [rain]", dumped([parse(f"{sae}:3*-2")]))
+        notes.saved.bookmark(sae, 3)
     listed = panscope("notes", noted).output
     assert f"{sae}:3" in listed and "less [rain]" in listed and "add -2 x max" in listed
     exported = json.loads(panscope("notes", noted, "--json").output)
     assert exported["edits"][0]["edits"] == [{"sae": sae, "index": 3, "value": -2.0, "unit": "max"}]
     assert [mark["index"] for mark in exported["bookmarks"]] == [3]
+    wrong = panscope("notes", noted, "--remove", "les [rain]")
+    assert wrong.exit_code == 3 and "did you mean less [rain]" in wrong.stderr
+    left = panscope("notes", noted, "--remove", "less [rain]", "--sae", sae, "--json").output
+    assert json.loads(left) | {"edits": []} == json.loads(left) != exported
+    assert panscope("notes", noted, "--sae", f"{sae}x").exit_code == 3
+
+
+def test_labels_are_listed_with_what_their_scores_were_judged_on(panscope: Command, noted: Path):
+    sae = next(iter(files.read_manifest(noted / "suite").facts["saes"]))["sae"]
+    assert "No label yet" in panscope("labels", noted, f"{sae}:3").output
+    atlas = Atlas(noted / "atlas")
+    feature = next(f for f in atlas.features(sae, range(48)) if f.examples)
+    example, named = feature.examples[0], f"{sae}:{feature.index}"
+    window = {"context": example.context, "start": example.peak, "tokens": 1}
+    asked = [window | {"true": True, "told": told} for told in (True, None, False)]
+    score = Score("detection", 0.5, None, 2, 1, details=json.dumps(asked))
+    with closing(Notes.open(noted / "notes.sqlite")) as notes:
+        notes.add(Label(sae, feature.index, "[bold] words", "Ada", scores=(score,)))
+    assert "0.50/-" in panscope("labels", noted, named).output
+    listed = panscope("labels", noted, named, "--windows").output
+    signs = [line[0] for line in listed.splitlines() if "<<" in line]
+    assert signs == ["✗", " ", "✓"] and "detection: [bold] words" in listed
+    (label,) = json.loads(panscope("labels", noted, named, "--json").output)
+    assert json.loads(label["scores"][0]["details"]) == asked
+    wrong = panscope("labels", noted, sae)
+    assert wrong.exit_code == 2 and "write SAE:INDEX" in wrong.stderr
 
 
 def test_two_sets_of_prompts_are_contrasted(panscope: Command, finished: Path, tmp_path: Path):
@@ -464,7 +492,7 @@ def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, c
 
 
 MAKE = ["demo", "plan", "harvest", "train", "evaluate", "describe", "explain"]
-READ = ["search", "notes", "serve", "steer", "contrast", "show", "verify"]
+READ = ["search", "labels", "notes", "serve", "steer", "contrast", "show", "verify"]
 
 
 @pytest.mark.parametrize("command", MAKE + READ)

@@ -95,7 +95,8 @@ def test_a_planted_word_is_found_and_scores_high(
         assert score.value is not None and score.value > 0.9, score
         assert score.author == "tiny-judge" and score.n_failed == 0
         assert score.baseline is not None and score.baseline < 0.7
-    assert json.loads(label.scores[0].details)[0].keys() == {"context", "start", "true", "told"}
+    keys = {"context", "start", "tokens", "true", "told"}
+    assert json.loads(label.scores[0].details)[0].keys() == keys
 
 
 def test_nothing_is_asked_twice(model: Model, atlas: Atlas, notes: Notes, tmp_path: Path):

@@ -2,12 +2,15 @@
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests.web.conftest import SAES
-from tests.web.fixture_run import HOSTILE
+from tests.web.fixture_run import HOSTILE, SITES, build
 
+from panscope.atlas.labels import Label, Score
+from panscope.atlas.notes import Notes
 from panscope.errors import ConfigError
 from panscope.events import Advanced, Event, Finished, Started, silent
 from panscope.web import pages
@@ -75,6 +78,19 @@ def test_lists_hold_the_features_that_are_copied(copy: Path) -> None:
         assert indices[:6] == [0, 1, 2, 3, 4, 6]  # 5 is dead
         assert all((copy / "sae" / sae / f"{index}.html").is_file() for index in indices)
         assert HOSTILE not in html
+
+
+def test_what_scores_were_judged_on_is_copied(tmp_path: Path) -> None:
+    run, sae = build(tmp_path / "run", SITES[:1]), SAES[0]
+    details = json.dumps([{"context": 3, "start": 1, "tokens": 8, "true": False, "told": False}])
+    with closing(Notes.open(run / "notes.sqlite")) as notes:
+        score = Score("detection", 1.0, 0.5, 1, details=details)
+        label = notes.add(Label(sae, 0, "months", "rules", "rules", scores=(score,)))
+    freeze_run(run, tmp_path / "copy", 1, silent)
+    html = (tmp_path / f"copy/sae/{sae}/0.html").read_text()
+    answers = json.loads(re.search(r'id="answers">(.*?)</script>', html, re.S)[1])
+    copied = answers[f"/api/sae/{sae}/feature/0/labels/{label.id}"]["scores"][0]
+    assert (copied["scorer"], copied["n"]) == ("detection", 1)
 
 
 def test_a_stopped_copy_goes_on_and_keeps_what_is_there(

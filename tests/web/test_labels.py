@@ -84,6 +84,22 @@ def test_a_feature_is_explained_and_a_person_s_label_scored(writable: TestClient
     assert 'id="rescore"' in html and 'id="rescore"' not in writable.get(f"/sae/{SAE}/1").text
 
 
+def test_a_label_comes_with_what_its_scores_were_judged_on(writable: TestClient) -> None:
+    feature = f"/api/sae/{SAE}/feature/0"
+    number = writable.post(f"{feature}/explain", headers=GIVEN).json()["id"]
+    label = writable.get(f"{feature}/labels/{number}").json()
+    assert (label["author"], label["method"]) == ("panscope", "rules")
+    for score in label["scores"]:
+        assert len(score["judgements"]) == score["n"] > 0
+        for one in score["judgements"]:
+            assert len(one["tokens"]) == len(one["values"]) == 24
+            assert all(str(token) in label["pieces"] for token in one["tokens"])
+    assert f'data-judged="{number}"' in writable.get(f"/sae/{SAE}/0").text
+    wrong = writable.get(f"{feature}/labels/{number + 1}")
+    assert wrong.status_code == 404 and f"known: {number}" in wrong.json()["error"]["message"]
+    assert writable.get(f"/api/sae/{SAE}/feature/1/labels/{number}").status_code == 404
+
+
 @pytest.mark.parametrize("route", ["explain", "rescore"])
 def test_what_cannot_be_explained_is_said(
     writable: TestClient, client: TestClient, route: str

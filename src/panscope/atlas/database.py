@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -67,6 +68,7 @@ IS_SHOWN = """
         AND (other.method = 'human', other.id) > (labels.method = 'human', labels.id)
     )
 """
+SHOWN_FIRST = "labels.method = 'human' DESC, labels.id DESC"  # the same, among a feature's labels
 # Of the scores of a label by one scorer and author, all but the newest are history.
 IS_NEWEST = """
     NOT EXISTS (
@@ -180,6 +182,11 @@ def _run(connection: sqlite3.Connection, script: str) -> None:
         if sqlite3.complete_statement(statement):
             connection.execute(statement)
             statement = ""
+
+
+def now() -> str:
+    """Return the time as notes keep it: UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @contextmanager

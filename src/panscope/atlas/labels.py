@@ -97,6 +97,11 @@ def latent_of(index: int) -> int:
     return index
 
 
+def window_of(limit: int, offset: int) -> tuple[int, int]:
+    """Bound the numbers of a window to those that SQLite counts to."""
+    return max(0, min(limit, LARGEST)), max(0, min(offset, LARGEST))
+
+
 def refuse_unfit(label: Label) -> None:
     """Raise ConfigError for a label that is empty, too long or no text."""
     latent_of(label.index)

@@ -9,12 +9,10 @@ bound value; what is searched for is taken apart into words first, so that it ha
 """
 
 import json
-import secrets
 import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,22 +23,21 @@ from panscope.atlas.database import (
     Database,
     connected,
     connected_for_reading,
+    now,
 )
 from panscope.atlas.labels import (
-    LARGEST,
     Average,
-    Bookmark,
     Found,
     Label,
-    SavedEdits,
     Score,
     latent_of,
     refuse_unfit,
-    refuse_unfit_edits,
+    window_of,
 )
 from panscope.atlas.meanings import Meanings
+from panscope.atlas.saved import Saved
 from panscope.atlas.words import words_of
-from panscope.errors import NotFound, nearest
+from panscope.errors import NotFound
 
 
 class Notes:
@@ -49,6 +46,7 @@ class Notes:
     def __init__(self, database: Database) -> None:
         self.path = database.path
         self.meanings = Meanings(database, self._labels)
+        self.saved = Saved(database)
         self._database = database
 
     @classmethod
@@ -140,7 +138,7 @@ class Notes:
             "SELECT labels.id, rank FROM words JOIN labels ON labels.id = words.rowid"
             f" WHERE words MATCH ? AND (? = '' OR sae = ?) AND {IS_CURRENT}"
             " ORDER BY rank LIMIT ? OFFSET ?",  # and by no more: FTS5 then stops at the limit
-            *(query, sae, sae, _count(limit), _count(offset)),
+            *(query, sae, sae, *window_of(limit, offset)),
         )
         return [Found(self._labels("WHERE id = ?", number)[0], rank) for number, rank in rows]
 
@@ -161,67 +159,6 @@ class Notes:
         for index, method in self._rows("SELECT latent, method FROM labels WHERE sae = ?", sae):
             found.setdefault(index, set()).add(method)
         return found
-
-    def bookmark(self, sae: str, index: int) -> None:
-        """Keep a feature among the bookmarks."""
-        with self._database.writing() as connection:
-            row = (sae, latent_of(index), now())
-            connection.execute("INSERT OR IGNORE INTO bookmarks VALUES (?, ?, ?)", row)
-
-    def forget(self, sae: str, index: int) -> None:
-        """Take a feature from the bookmarks, if it is there."""
-        with self._database.writing() as connection:
-            row = (sae, latent_of(index))
-            connection.execute("DELETE FROM bookmarks WHERE sae = ? AND latent = ?", row)
-
-    def bookmarks(self) -> tuple[Bookmark, ...]:
-        """All bookmarks, newest first."""
-        rows = self._rows("SELECT * FROM bookmarks ORDER BY created DESC, rowid DESC")
-        return tuple(
-            Bookmark(sae, index, created, self._text_of(sae, index)) for sae, index, created in rows
-        )
-
-    def _text_of(self, sae: str, index: int) -> str:
-        label = self.label_of(sae, index)
-        return label.text if label else ""
-
-    def is_bookmarked(self, sae: str, index: int) -> bool:
-        """Whether a feature is among the bookmarks."""
-        row = (sae, latent_of(index))
-        return bool(self._rows("SELECT 1 FROM bookmarks WHERE sae = ? AND latent = ?", *row))
-
-    def save_edits(self, name: str, edits: str) -> SavedEdits:
-        """Keep edits, given as JSON; those that had the name before stay, behind them."""
-        refuse_unfit_edits(name, edits)
-        saved = SavedEdits(secrets.token_urlsafe(9), name.strip(), edits, now())
-        with self._database.writing() as connection:
-            row = (saved.key, saved.name, saved.edits, saved.created)
-            connection.execute("INSERT INTO edits VALUES (?, ?, ?, ?)", row)
-        return saved
-
-    def edits(self, name: str) -> SavedEdits:
-        """Look the edits up that were last saved under a name."""
-        newest = "SELECT * FROM edits WHERE name = ? ORDER BY rowid DESC LIMIT 1"
-        for row in self._rows(newest, name):
-            return SavedEdits(*row)
-        names = [known for (known,) in self._rows("SELECT DISTINCT name FROM edits")]
-        raise NotFound("saved edits", f"no {name!r}", nearest(name, names))
-
-    def saved_edits(self) -> tuple[SavedEdits, ...]:
-        """The edits that were last saved under each name, newest first."""
-        rows = self._rows(
-            "SELECT * FROM edits WHERE rowid IN (SELECT max(rowid) FROM edits GROUP BY name)"
-            " ORDER BY rowid DESC"
-        )
-        return tuple(SavedEdits(*row) for row in rows)
-
-    def exported(self) -> dict[str, list[dict[str, Any]]]:
-        """Return bookmarks and saved edits as plain values, for JSON."""
-        edits = [
-            {"name": one.name, "created": one.created, "edits": json.loads(one.edits)}
-            for one in self.saved_edits()
-        ]
-        return {"bookmarks": [asdict(one) for one in self.bookmarks()], "edits": edits}
 
     def _labels(
         self, where: str, *values: str | int, details: str = "details"
@@ -255,11 +192,6 @@ class Notes:
         return self._database.rows(sql, *values)
 
 
-def now() -> str:
-    """Return the time as notes keep it: UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _inserted(connection: sqlite3.Connection, label: Label) -> Label:
     text, created = label.text.strip(), label.created or now()
     row = (label.sae, label.index, text, label.author, label.method, created, label.made_from)
@@ -282,7 +214,3 @@ def _insert_scores(connection: sqlite3.Connection, label: int, scores: Sequence[
             for s in scores
         ],
     )
-
-
-def _count(number: int) -> int:
-    return max(0, min(number, LARGEST))

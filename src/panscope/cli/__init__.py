@@ -12,6 +12,7 @@ from panscope import __version__
 from panscope.cli.artefacts import notes, search, show, verify
 from panscope.cli.exchange import export, open_, pull, push
 from panscope.cli.features import contrast, steer
+from panscope.cli.labels import labels
 from panscope.cli.pages import serve
 from panscope.cli.planning import plan
 from panscope.cli.terminal import Verbs
@@ -39,6 +40,6 @@ def main() -> None:
 
 for command in (
     *(demo, plan, harvest, train, evaluate, describe, explain, open_, export, push, pull),
-    *(serve, search, notes, steer, contrast, show, verify),
+    *(serve, search, labels, notes, steer, contrast, show, verify),
 ):
     main.add_command(command)

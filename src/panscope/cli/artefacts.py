@@ -58,20 +58,26 @@ def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
 
 @click.command()
 @click.argument("run", type=FOLDER)
+@click.option("--sae", default="", help="The id of one, for its bookmarks.  [default: all]")
+@click.option("--remove", metavar="NAME", help="Remove the edits saved under a name, first.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
-def notes(run: Path, as_json: bool) -> None:
+def notes(run: Path, sae: str, remove: str | None, as_json: bool) -> None:
     """List what was kept of a run: features that were bookmarked, edits that were saved.
 
     \b
     panscope notes runs/demo
+    panscope notes runs/demo --remove "more rain"
     panscope notes runs/demo --json > notes.json
     """
     from panscope.atlas.features import Atlas
     from panscope.atlas.notes import Notes
 
-    Atlas(run / "atlas")  # a folder without one has no notes either, and is told so
-    with closing(Notes.reading(run / "notes.sqlite")) as kept:
-        found = kept.exported()
+    atlas, path = Atlas(run / "atlas"), run / "notes.sqlite"  # without one there are no notes
+    with closing(Notes.reading(path) if remove is None else Notes.open(path)) as kept:
+        kept.saved.refuse_unknown(sae, atlas.saes)
+        if remove is not None:
+            kept.saved.remove(remove)
+        found = kept.saved.exported(sae)
     if as_json:
         click.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return

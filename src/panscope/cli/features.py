@@ -108,7 +108,7 @@ def _saved(run: Path, names: tuple[str, ...]) -> Iterator[edits.Edit]:
 
     with closing(Notes.reading(run / "notes.sqlite")) as notes:
         for name in names:
-            yield from edits.parse_all(json.loads(notes.edits(name).edits))
+            yield from edits.parse_all(json.loads(notes.saved.edits(name).edits))
 
 
 def _drawn(writing: Iterable[T], draw: Callable[[list[T]], Table]) -> Iterator[T]:

@@ -15,7 +15,7 @@ What runs the model is left out, and the pages that would run it say so.
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -28,9 +28,12 @@ from panscope.events import Advanced, Emit, Finished, Started
 from panscope.files import write_bytes, write_json
 from panscope.web.freeze_plan import Plan
 from panscope.web.frozen import rows, scripts_of, standing_alone
+from panscope.web.notes import MOST
 from panscope.web.pages import HERE
+from panscope.web.run import RunFolder
 
 STAGE = "freeze"
+WHOLE = {"/notes": f"/notes?limit={MOST}"}  # what a server shows in parts
 ASKED = {"/progress": ("/api/progress",), "/docs": ("/openapi.json",)}
 
 
@@ -74,7 +77,7 @@ async def _write_pages(app: ASGIApp, plan: Plan, out: Path, done: Callable[[int]
         assert name is not None
         if not (out / name).is_file():
             data = await _data(app, plan, path)
-            html, script = standing_alone(await _get(app, path), path, plan, data)
+            html, script = standing_alone(await _get(app, WHOLE.get(path, path)), path, plan, data)
             if script not in bundles:
                 write_bytes(out / f"static/{script}.bundle.js", scripts_of(script).encode())
                 bundles.add(script)
@@ -91,11 +94,17 @@ async def _data(app: ASGIApp, plan: Plan, path: str) -> dict[str, Any]:
         return {"rows": rows(plan.run, plan, list(plan.chosen), labelled_only=True)}
     if path == "/search?by=numbers":
         return {"rows": rows(plan.run, plan, list(plan.chosen))}
-    asked = ASKED.get(path, ())
-    if sae in plan.chosen and plan.run.catalogue.record(sae, int(index)).elsewhere:
-        asked = (f"/api/sae/{sae}/feature/{index}/elsewhere",)
+    asked = tuple(_asked(plan.run, sae, int(index))) if sae in plan.chosen else ASKED.get(path, ())
     answers = {one: json.loads(await _get(app, one)) for one in asked}
     return {"answers": answers} if answers else {}
+
+
+def _asked(run: RunFolder, sae: str, index: int) -> Iterator[str]:
+    """List what a feature's page asks for when parts of it are opened."""
+    if run.catalogue.record(sae, index).elsewhere:
+        yield f"/api/sae/{sae}/feature/{index}/elsewhere"
+    scored = (label.id for label in run.notes.labels(sae, index) if label.scores)
+    yield from (f"/api/sae/{sae}/feature/{index}/labels/{label}" for label in scored)
 
 
 async def _get(app: ASGIApp, path: str) -> str:

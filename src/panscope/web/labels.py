@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
@@ -9,9 +10,10 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from panscope.atlas.features import Atlas
+from panscope.atlas.judgements import JudgedScore, judged
 from panscope.atlas.labels import HUMAN, LABEL_CHARACTERS, Label
 from panscope.atlas.notes import Notes
-from panscope.errors import ConfigError
+from panscope.errors import ConfigError, NotFound, nearest
 from panscope.events import Emit, silent
 from panscope.stages import explain
 from panscope.web.api import Run
@@ -23,6 +25,17 @@ ANSWER_SECONDS = 30.0  # of a language model, for one question
 Stage = Callable[[explain.Config, Atlas, Notes, Path, Emit, Event], Mapping[str, int]]
 
 router = APIRouter(prefix="/api", tags=["labels"], responses=FAILURES)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedLabel:
+    """A label, the windows its scores were judged on, and the text of their tokens."""
+
+    text: str
+    author: str
+    method: str
+    scores: tuple[JudgedScore, ...]
+    pieces: dict[int, str]
 
 
 class LabelRequest(BaseModel):
@@ -38,6 +51,18 @@ def labels(run: Run, sae: str, index: int) -> list[Label]:
     """List all labels a feature ever had, newest first, with their scores."""
     run.catalogue.check(sae, index)
     return list(run.notes.labels(sae, index))
+
+
+@router.get("/sae/{sae:path}/feature/{index}/labels/{label}")
+def judged_label(run: Run, sae: str, index: int, label: int) -> JudgedLabel:
+    """Give a label with the windows that each of its scores was judged on."""
+    run.catalogue.check(sae, index)
+    known = {str(one.id): one for one in run.notes.labels(sae, index)}
+    if (found := known.get(str(label))) is None:
+        raise NotFound(f"feature {index}", f"has no label {label}", nearest(str(label), known))
+    scores = judged(found, run.catalogue.record(sae, index), run.catalogue.contexts)
+    tokens = {token for score in scores for one in score.judgements for token in one.tokens}
+    return JudgedLabel(found.text, found.author, found.method, scores, run.catalogue.pieces(tokens))
 
 
 @router.post("/sae/{sae:path}/feature/{index}/labels", dependencies=[Depends(may_write)])

@@ -168,7 +168,7 @@ def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
         labels=run.notes.labels(sae, index),
         shown=run.notes.label_of(sae, index),
         label_texts=run.notes.texts(sae, near),
-        starred=run.notes.is_bookmarked(sae, index),
+        starred=run.notes.saved.is_bookmarked(sae, index),
         live=run.has_suite,
         embed=embed,
     )

@@ -21,6 +21,7 @@ from panscope.stages.explain.windows import Window
 
 Scorer = Literal["detection", "fuzzing", "simulation"]
 Strengths = Sequence[float]
+KEPT = 64  # answers of a score that the notes keep: twenty are asked unless the recipe says more
 
 
 @runtime_checkable
@@ -75,13 +76,15 @@ def _score(
     measure = MEASURES[scorer]
     found = measure(own, windows, seed)
     baseline = None if other is None else measure(other, windows, seed).value
-    details = json.dumps(found.details, separators=(",", ":"))
+    details = json.dumps(_some(found.details, seed), separators=(",", ":"))
     return Score(scorer, found.value, baseline, found.n, found.n_failed, author, details)
 
 
 def _detection(reading: Reading, windows: Sequence[Window], seed: int) -> Outcome:
     asked = _shuffled(windows, seed)
-    return _judged(asked, [window.fires for window in asked], reading.fires_in(asked))
+    truth = [window.fires for window in asked]
+    details = [_detail(window, fires) for window, fires in zip(asked, truth, strict=True)]
+    return _judged(details, truth, reading.fires_in(asked))
 
 
 def _fuzzing(reading: Reading, windows: Sequence[Window], seed: int) -> Outcome:
@@ -89,7 +92,11 @@ def _fuzzing(reading: Reading, windows: Sequence[Window], seed: int) -> Outcome:
     asked = _shuffled(firing, seed)
     marks = [_marks(window, seed, right=i % 2 == 0) for i, window in enumerate(asked)]
     truth = [i % 2 == 0 for i in range(len(asked))]
-    return _judged(asked, truth, reading.fires_at(asked, marks))
+    details = [
+        _detail(window, right, marked=marked)
+        for window, right, marked in zip(asked, truth, marks, strict=True)
+    ]
+    return _judged(details, truth, reading.fires_at(asked, marks))
 
 
 def _simulation(reading: Reading, windows: Sequence[Window], seed: int) -> Outcome:
@@ -97,14 +104,7 @@ def _simulation(reading: Reading, windows: Sequence[Window], seed: int) -> Outco
     answered = [(window, values) for window, values in told if values is not None]
     expected = [value for _, values in answered for value in values]
     true = [value for window, _ in answered for value in window.values]
-    details = [
-        {
-            "context": w.context,
-            "start": w.start,
-            "told": {i: round(v, 3) for i, v in enumerate(values) if v},
-        }
-        for w, values in answered
-    ]
+    details = [_detail(w, w.fires, told=_sparse(values)) for w, values in told]
     n_failed = len(told) - len(answered)
     return Outcome(correlation(expected, true), len(answered), n_failed, details)
 
@@ -117,16 +117,29 @@ MEASURES: dict[Scorer, Callable[[Reading, Sequence[Window], int], Outcome]] = {
 
 
 def _judged(
-    windows: Sequence[Window], truth: Sequence[bool], told: Sequence[bool | None]
+    details: Sequence[dict[str, object]], truth: Sequence[bool], told: Sequence[bool | None]
 ) -> Outcome:
-    """Compare answers with the truth."""
-    details: list[dict[str, object]] = [
-        {"context": w.context, "start": w.start, "true": t, "told": a}
-        for w, t, a in zip(windows, truth, told, strict=True)
-    ]
+    """Compare answers with the truth, and note them beside it."""
     answered = [(t, a) for t, a in zip(truth, told, strict=True) if a is not None]
-    n_failed = len(told) - len(answered)
-    return Outcome(balanced_accuracy(answered), len(answered), n_failed, details)
+    noted = [{**one, "told": a} for one, a in zip(details, told, strict=True)]
+    return Outcome(balanced_accuracy(answered), len(answered), len(told) - len(answered), noted)
+
+
+def _detail(window: Window, true: bool, **more: object) -> dict[str, object]:
+    """Say which window was asked about, and what is true of it."""
+    place = {"context": window.context, "start": window.start, "tokens": len(window.pieces)}
+    return {**place, "true": true, **more}
+
+
+def _sparse(values: Strengths | None) -> dict[int, float] | None:
+    """Keep what was foretold, without the zeros."""
+    return None if values is None else {i: round(v, 3) for i, v in enumerate(values) if v}
+
+
+def _some(details: list[dict[str, object]], seed: int) -> list[dict[str, object]]:
+    """Keep no more than the notes should hold, drawn by chance and left in their order."""
+    kept = Random(seed).sample(range(len(details)), min(len(details), KEPT))
+    return [details[place] for place in sorted(kept)]
 
 
 def _shuffled(windows: Sequence[Window], seed: int) -> list[Window]:

@@ -9,6 +9,7 @@ import { shares } from "./share.js";
 import { foldedStrip, glyphs, wholeStrip } from "./strip.js";
 import { pin, unpin } from "./tip.js";
 import "./embed.js";
+import "./judged.js";
 import "./label.js";
 import "./star.js";
 

@@ -1,9 +1,10 @@
-// The notes: bookmarks are taken away again by those who may write here.
+// The notes: bookmarks and edits are taken away again by those who may write here.
 import { ask } from "./ask.js";
 import { authorisation } from "./token.js";
 
 async function forget(button) {
   const row = button.closest("tr");
+  if (button.dataset.ask && !confirm(button.dataset.ask)) return;
   try {
     await ask(button.dataset.forget, null, button, "DELETE");
     row.remove();
