@@ -16,7 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
-from panscope import files
+from panscope import files, splice
+from panscope.atlas.features import Atlas
 from panscope.atlas.notes import Notes
 from panscope.cli import main
 from panscope.edits import dumped, parse, read
@@ -172,6 +173,23 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path,
     assert saved.output.splitlines() == lines
     wrong = panscope(*written, "--saved", "[mor] rain")
     assert wrong.exit_code == 3 and "did you mean [more] rain" in wrong.stderr
+
+
+def test_what_cannot_be_steered_is_said_before_a_model_is_loaded(
+    panscope: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(splice, "opened", lambda run: pytest.fail("the model is loaded"))
+    atlas = Atlas(finished / "atlas")
+    sae, dead = next((s, i) for s in atlas.saes for i in range(48) if not atlas.feature(s, i).max)
+    for feature, code, said in (
+        (f"{sae}9:3*4", 3, f"did you mean {sae}"),
+        (f"{sae}:48*4", 3, "give an index from 0 to 47"),
+        (f"{sae}:{dead}*4", 2, "never fired"),
+    ):
+        result = panscope("steer", finished, "Once", "--feature", feature)
+        assert result.exit_code == code and said in result.stderr
+    nowhere = panscope("steer", finished / "nope", "Once")
+    assert nowhere.exit_code == 3 and "nope/atlas: no such folder" in nowhere.stderr
 
 
 def test_notes_are_listed_and_exported(panscope: Command, noted: Path):

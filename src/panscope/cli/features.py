@@ -49,12 +49,14 @@ def steer(
     panscope steer runs/demo "Once" --edits edits.toml --temperature 0 --json
     panscope steer runs/demo "Once" --saved "more rain"
     """
+    typed = (*map(edits.parse, features), *(edits.read(file) if file else ()))
+    asked = (*typed, *_saved(run, saved))
+    _refuse_wrong(run, asked)  # before torch and the model are loaded, which takes 10 s
+
     from panscope import splice
     from panscope.model.generate import Sampling
     from panscope.splice import shown
 
-    typed = (*map(edits.parse, features), *(edits.read(file) if file else ()))
-    asked = (*typed, *_saved(run, saved))
     at_work = splice.opened(run)
     sampling = Sampling(temperature, seed) if temperature else None
     model = at_work.model
@@ -65,7 +67,8 @@ def steer(
             click.echo(json.dumps(asdict(one)))
         return
     written = list(_drawn(writing, lambda so_far: shown.texts(model, so_far)))
-    OUT.print(shown.strengths(asked, written))
+    if asked:
+        OUT.print(shown.strengths(asked, written))
 
 
 @click.command()
@@ -100,6 +103,15 @@ def contrast(
         emit = fan_out(bars, to_jsonl(run / "events.jsonl")) if is_inside else bars
         contrast.run(config, at_work.model, at_work.suite, a, b, out, emit)
     OUT.print(Markdown((out / "report.md").read_text(encoding="utf-8")))
+
+
+def _refuse_wrong(run: Path, asked: tuple[edits.Edit, ...]) -> None:
+    """Raise NotFound for no atlas or no such feature, ConfigError for multiples of no maximum."""
+    from panscope.atlas.features import Atlas
+
+    atlas = Atlas(run / "atlas")
+    edits.refuse_unknown(asked, {name: record.width for name, record in atlas.saes.items()})
+    edits.in_raw_units(asked, lambda sae, index: atlas.feature(sae, index).max)
 
 
 def _saved(run: Path, names: tuple[str, ...]) -> Iterator[edits.Edit]:

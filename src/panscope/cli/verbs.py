@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -123,8 +124,10 @@ def explain(
     panscope explain demo --output runs/demo explain.by=endpoint explain.at_most=20 \\
         explain.endpoint.base_url=http://localhost:8000/v1 explain.endpoint.model=qwen3-32b
     """
-    chosen = {"explain.saes": list(saes), "explain.features": _indices(features)}
-    named = tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items() if value)
+    given = {"saes": list(saes), "features": _indices(features)}
+    chosen = {key: value for key, value in given.items() if value}
+    named = tuple(f"explain.{key}={json.dumps(value)}" for key, value in chosen.items())
+    _refuse_unknown(output, chosen)  # before a recipe's stages, and torch, are imported: 4 s
     with crew_of(recipe, (*overrides, *named), output) as crew:
         if not rescore:
             crew.run("explain")
@@ -132,6 +135,14 @@ def explain(
             crew.launch.rescore()
     if crew.leads:
         print_labels(output)
+
+
+def _refuse_unknown(run: Path, chosen: dict[str, Any]) -> None:
+    """Raise NotFound for no atlas, and for Saes and features that it does not have."""
+    from panscope.atlas.features import Atlas
+    from panscope.stages import explain
+
+    explain.refuse_unknown(explain.Config.parse(chosen, "explain"), Atlas(run / "atlas"))
 
 
 def _indices(text: str) -> list[int]:

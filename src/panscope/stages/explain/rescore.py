@@ -22,6 +22,7 @@ from panscope.stages.explain.run import (
     in_company,
     manner_of,
     named_saes,
+    refuse_unknown,
     rows_of,
 )
 from panscope.stages.explain.score import Reading, scores
@@ -34,6 +35,7 @@ def rescore(
 
     Raises NotFound for a Sae or feature that is not there.
     """
+    refuse_unknown(config, atlas)
     started, counts = time.monotonic(), Counter[str]()
     labels = [
         label for sae in named_saes(config, atlas) for label in _labels(config, atlas, notes, sae)

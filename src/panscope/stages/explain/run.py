@@ -96,6 +96,7 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
 
     Raises NotFound for a Sae or feature that is not there.
     """
+    refuse_unknown(config, atlas)
     started, counts = time.monotonic(), Counter[str]()
     indices = {sae: chosen(config, atlas, sae) for sae in named_saes(config, atlas)}
     rows, found = rows_of(atlas), defaultdict[str, list[Score]](list)
@@ -129,16 +130,22 @@ def named_saes(config: Config, atlas: Atlas) -> list[str]:
     for pattern in config.saes:
         if not any(fnmatchcase(sae, pattern) for sae in atlas.saes):
             found = f"no Sae is named {pattern!r}"
-            raise NotFound("explain.saes", found, nearest(pattern, atlas.saes))
+            patterns = [f"{sae.split('/')[0]}/*" for sae in atlas.saes]
+            raise NotFound("explain.saes", found, nearest(pattern, (*atlas.saes, *patterns)))
     return [sae for sae in atlas.saes if any(fnmatchcase(sae, p) for p in config.saes)]
+
+
+def refuse_unknown(config: Config, atlas: Atlas) -> None:
+    """Raise NotFound for Saes and features that are named and not there."""
+    for sae in named_saes(config, atlas):
+        width = atlas.sae(sae).width
+        if beyond := [index for index in config.features if index >= width]:
+            do = f"give indices from 0 to {width - 1}"
+            raise NotFound("explain.features", f"{sae} has no feature {beyond[0]}", do)
 
 
 def chosen(config: Config, atlas: Atlas, sae: str) -> list[int]:
     """List the features to explain, in order of their index."""
-    width = atlas.sae(sae).width
-    if beyond := [index for index in config.features if index >= width]:
-        do = f"give indices from 0 to {width - 1}"
-        raise NotFound("explain.features", f"{sae} has no feature {beyond[0]}", do)
     asked = sorted(set(config.features)) or _alive(atlas, sae)
     if config.at_most is None or config.at_most >= len(asked):
         return asked
