@@ -145,7 +145,7 @@ def test_any_model_is_trained_on_and_measured_at_the_ends_of_its_modules(
 def test_show_and_verify(panscope: Command, finished: Path):
     shown = panscope("show", finished / "suite")
     assert "suite, format 2" in shown.output
-    assert "from model" in shown.output
+    assert "from model" in shown.output and "{" not in shown.output, "the configuration is JSON's"
     tree = json.loads(panscope("show", finished / "atlas", "--json").output)
     assert tree["kind"] == "atlas"
     assert tree["inputs"]["suite"] == files.read_manifest(finished / "suite").digest
@@ -163,6 +163,7 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path,
     file = tmp_path / "edits.toml"
     file.write_text(f"[[edits]]\nsae = '{sae}'\nindex = 3\nvalue = 50.0\n", encoding="utf-8")
     assert panscope(*written, "--edits", file, "--json").output.splitlines() == lines
+    assert "share of the stream" not in panscope(*written).output, "nothing was edited"
     table = panscope(*written, "--edits", file).output
     assert "steered: KL" in table and f"add 50: {sae}:3" in table
     wrong = panscope(*written, "--feature", f"{sae[1:]}:3+50")
@@ -193,11 +194,13 @@ def test_what_cannot_be_steered_is_said_before_a_model_is_loaded(
 
 
 def test_notes_are_listed_and_exported(panscope: Command, noted: Path):
+    assert panscope("notes", noted).output.startswith("Nothing is kept yet. Bookmark features")
     sae = next(iter(files.read_manifest(noted / "suite").facts["saes"]))["sae"]
     with closing(Notes.open(noted / "notes.sqlite")) as notes:
         notes.save_edits("less [rain]", dumped([parse(f"{sae}:3*-2")]))
         notes.bookmark(sae, 3)
     listed = panscope("notes", noted).output
+    assert "Nothing is kept" not in listed
     assert f"{sae}:3" in listed and "less [rain]" in listed and "add -2 x max" in listed
     exported = json.loads(panscope("notes", noted, "--json").output)
     assert exported["edits"][0]["edits"] == [{"sae": sae, "index": 3, "value": -2.0, "unit": "max"}]
@@ -479,6 +482,14 @@ def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, c
     result = panscope(command, tmp_path / "nowhere")
     assert result.exit_code == 3
     assert str(tmp_path / "nowhere") in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("serv", "did you mean serve"), ("zzzz", "known: demo, plan")]
+)
+def test_an_unknown_command_is_answered(panscope: Command, name: str, said: str):
+    result = panscope(name)
+    assert result.exit_code == 2 and f"no command {name!r}; {said}" in result.stderr
 
 
 MAKE = ["demo", "plan", "harvest", "train", "evaluate", "describe", "explain"]

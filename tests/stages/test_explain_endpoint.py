@@ -498,11 +498,12 @@ def test_the_command_searches_by_words_and_by_meaning(model: Model, atlas: Atlas
     def search(*args: str) -> Result:
         return CliRunner().invoke(main, ["search", str(tmp_path), *args])
 
-    assert "No label was found" in search("may").output, "there are no labels yet"
+    assert "None is there yet: panscope explain" in search("may").output
     nowhere = CliRunner().invoke(main, ["search", str(tmp_path / "nope"), "may"])
     assert (nowhere.exit_code, "no such folder" in nowhere.stderr) == (3, True)
     refused = search("may", "--by", "meaning")
     assert (refused.exit_code, "[explain.meaning]" in refused.stderr) == (2, True)
+    assert refused.stderr.startswith(f"error: {tmp_path}: "), "the run as it was typed"
     made = CliRunner().invoke(main, ["explain", "demo", *settings, "--output", str(tmp_path)])
     assert made.exit_code == 0, made.output
     for args in (("token ma",), ("march", "--by", "meaning")):
@@ -512,5 +513,6 @@ def test_the_command_searches_by_words_and_by_meaning(model: Model, atlas: Atlas
             ["resid_post.0/w6", "0"],
         ]
     assert len(search("token", "--sae", "mlp_out.0/w6").output.splitlines()) > 1
+    assert "All words of the search must be in it." in search("token zebra").output
     wrong = search("token", "--sae", "mlp_out.0/w7")
     assert (wrong.exit_code, "did you mean mlp_out.0/w6" in wrong.stderr) == (3, True)

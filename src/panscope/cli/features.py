@@ -45,7 +45,7 @@ def steer(
     =0 ablates. A temperature of 0 takes the likeliest token.
 
     \b
-    panscope steer runs/demo "The old woman" --feature resid_post.2/w2048_l0_20_s0:123*4
+    panscope steer runs/demo "The old woman" --feature 'resid_post.2/w2048_l0_20_s0:123*4'
     panscope steer runs/demo "Once" --edits edits.toml --temperature 0 --json
     panscope steer runs/demo "Once" --saved "more rain"
     """

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from panscope.allocator import keep_freed_memory
-from panscope.errors import PanscopeError
+from panscope.errors import PanscopeError, nearest
 from panscope.events import Bars
 
 OUT = Console(highlight=False)
@@ -29,6 +29,16 @@ class Verbs(click.Group):
             ERR.print("error:", style="bold red", end=" ")
             ERR.print(str(error), markup=False, soft_wrap=True)
             sys.exit(error.exit_code)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; a wrong name is answered with the nearest right ones, or all."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            do = nearest(args[0], self.commands)
+            raise click.UsageError(f"no command {args[0]!r}; {do}", ctx) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they are used."""

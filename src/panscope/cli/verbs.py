@@ -12,11 +12,14 @@ from panscope.cli.tables import print_errors, print_labels, print_metrics
 from panscope.cli.terminal import FOLDER, crew_of
 from panscope.errors import ConfigError
 
+TEXT = """A .txt .jsonl .jsonl.gz .jsonl.xz or .parquet file, a folder of .txt files, or hf://name.
+ [default: pocket]"""
+
 
 @click.command()
 @click.option("--output", type=FOLDER, default=Path("runs/demo"), show_default=True)
-@click.option("--model", help="A folder or Hub id of a Gemma 2 model.  [default: pocket]")
-@click.option("--text", help="Text to read: .txt .jsonl .jsonl.gz .parquet or hf://name.")
+@click.option("--model", help="A model's folder or Hub id.  [default: pocket]")
+@click.option("--text", help=TEXT)
 @click.option("--no-serve", is_flag=True, help="Stop when all is made.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)

@@ -85,7 +85,7 @@ def embedding_of(run: Path) -> Endpoint:
     if (endpoint := config_of(run).meaning) is not None:
         return endpoint
     do = "name an embedding model in [explain.meaning] and run panscope explain"
-    raise ConfigError(run.resolve().name, "has no labels by meaning", do)
+    raise ConfigError(str(run), "has no labels by meaning", do)
 
 
 def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> Mapping[str, int]:
