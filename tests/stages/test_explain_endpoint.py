@@ -404,6 +404,17 @@ def test_features_without_a_label_are_told(atlas: Atlas, notes: Notes, tmp_path:
     assert any(isinstance(e, Warned) and "usable answer: 5 of" in e.text for e in events)
 
 
+def test_why_questions_had_no_answer_is_told(atlas: Atlas, notes: Notes, tmp_path: Path):
+    def filtered(number: int, request: dict[str, Any]) -> Reply | None:
+        return Reply(400, b"too long [/b]") if 0 < number < 4 else None
+
+    events: list[Event] = []
+    with serving(filtered) as model:
+        run(config(model), atlas, notes, tmp_path / "answers", events.append)
+    told = "questions without an answer: 3; the last one: the server answered 400 too long [/b]"
+    assert [e.text for e in events if isinstance(e, Warned) and "answer" in e.text][-1] == told
+
+
 def test_what_is_shown_to_the_explainer_is_never_asked_about(
     model: Model, atlas: Atlas, notes: Notes, tmp_path: Path
 ):

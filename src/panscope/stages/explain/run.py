@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -66,6 +66,14 @@ class Config(config.Config):
         return self.endpoint.at_once if self.by == "endpoint" else 1
 
 
+class Asked(NamedTuple):
+    """An explainer, what it has spent so far, and what it was asked in vain."""
+
+    explainer: Explainer
+    spent: Callable[[], Metrics]
+    in_vain: Callable[[], list[str]]
+
+
 def config_of(run: Path) -> Config:
     """Read how the recipe of a run folder explains; a run without one explains as usual.
 
@@ -104,9 +112,9 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
     # The explainer ends first: on an interrupt it lets go of the threads that wait for an answer.
     with (
         ThreadPoolExecutor(config.at_once) as pool,
-        explainer_of(config, kept) as (explainer, spent),
+        explainer_of(config, kept) as asked,
     ):
-        manner = manner_of(config, atlas, explainer)
+        manner = manner_of(config, atlas, asked.explainer)
         for sae, group in _groups(indices):
             features = atlas.features(sae, in_company(config, atlas, sae, group))
             cases = [case(manner, feature, rows) for feature in features]
@@ -115,11 +123,10 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
             counts += became + Counter({"features": len(group)})
             for score in (score for label in made for score in label.scores):
                 found[score.scorer].append(score)
-            emit(Advanced(STAGE, counts["features"], {**_means(found), **spent()}))
-        counts["cut off"] = int(spent().get("cut off", 0))
+            emit(Advanced(STAGE, counts["features"], {**_means(found), **asked.spent()}))
     if config.meaning is not None:
         meaning.learn(config.meaning, notes)
-    for text in _said(config, counts):
+    for text in (*_said(counts), *asked.in_vain()):
         emit(Warned(STAGE, text))
     emit(Finished(STAGE, time.monotonic() - started))
     return counts
@@ -191,15 +198,16 @@ def manner_of(config: Config, atlas: Atlas, explainer: Explainer) -> Manner:
 
 
 @contextmanager
-def explainer_of(config: Config, kept: Path) -> Iterator[tuple[Explainer, Callable[[], Metrics]]]:
-    """Yield the explainer that the recipe names, and what tells what it has spent."""
+def explainer_of(config: Config, kept: Path) -> Iterator[Asked]:
+    """Yield the explainer that the recipe names."""
     if config.by == "rules":
-        yield Explainer("panscope", "rules", rules.explain, Letter), dict
+        yield Asked(Explainer("panscope", "rules", rules.explain, Letter), dict, list)
         return
     with closing(connect(config.endpoint, kept)) as client:
         explain = partial(judge.explain, ask=client.ask)
         read = partial(Judge, ask=client.ask)
-        yield Explainer(config.endpoint.model, "model", explain, read), client.metrics
+        explainer = Explainer(config.endpoint.model, "model", explain, read)
+        yield Asked(explainer, client.metrics, client.warnings)
 
 
 def _means(found: Mapping[str, Sequence[Score]]) -> Metrics:
@@ -214,11 +222,8 @@ def _mean(values: Sequence[float | None]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _said(config: Config, counts: Counter[str]) -> Iterator[str]:
+def _said(counts: Counter[str]) -> Iterator[str]:
     if n := counts["without windows"]:
         yield f"not explained, for want of examples in different documents: {n:,} of the features"
     if n := counts["without answer"]:
         yield f"not explained, for want of a usable answer: {n:,} of the features"
-    if n := counts["cut off"]:
-        allowed = config.endpoint.answer_tokens
-        yield f"answers cut off at {allowed} tokens: {n:,}; raise explain.endpoint.answer_tokens"
