@@ -176,8 +176,8 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path,
     assert wrong.exit_code == 3 and "did you mean [more] rain" in wrong.stderr
 
 
-def test_what_cannot_be_steered_is_said_before_a_model_is_loaded(
-    panscope: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_steered_or_contrasted_is_said_before_a_model_is_loaded(
+    panscope: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(splice, "opened", lambda run: pytest.fail("the model is loaded"))
     atlas = Atlas(finished / "atlas")
@@ -189,6 +189,12 @@ def test_what_cannot_be_steered_is_said_before_a_model_is_loaded(
     ):
         result = panscope("steer", finished, "Once", "--feature", feature)
         assert result.exit_code == code and said in result.stderr
+    (tmp_path / "few.txt").write_text("One.\nTwo.\n", encoding="utf-8")
+    (tmp_path / "many.txt").write_text("One.\n" * 8, encoding="utf-8")
+    few = ("contrast", finished, "--a", tmp_path / "many.txt", "--b", tmp_path / "few.txt")
+    assert "few.txt: has 2 prompts; give 8 or more" in panscope(*few).stderr
+    same = ("contrast", finished, "--a", tmp_path / "many.txt", "--b", tmp_path / "many.txt")
+    assert f"did you mean {sae}" in panscope(*same, f'saes=["{sae}9"]').stderr
     nowhere = panscope("steer", finished / "nope", "Once")
     assert nowhere.exit_code == 3 and "nope/atlas: no such folder" in nowhere.stderr
 

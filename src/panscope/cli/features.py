@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from rich.live import Live
@@ -14,6 +14,9 @@ from rich.table import Table
 from panscope import edits
 from panscope.cli.terminal import FOLDER, OUT
 from panscope.events import Bars, fan_out, to_jsonl
+
+if TYPE_CHECKING:
+    from panscope.atlas.features import Atlas
 
 T = TypeVar("T")
 
@@ -88,6 +91,7 @@ def contrast(
     panscope contrast runs/demo --a french.txt --b english.txt
     panscope contrast runs/demo --a true.txt --b false.txt pool=last answers='[" True", " False"]'
     """
+    known = _atlas(run)  # before torch is imported: 4 s
     from rich.markdown import Markdown  # 30 ms that other commands need not wait
 
     from panscope import splice
@@ -96,6 +100,10 @@ def contrast(
 
     config = contrast.Config.parse(override({}, overrides), "contrast")
     a, b = contrast.read_prompts(file_a), contrast.read_prompts(file_b)
+    for path, prompts in ((file_a, a), (file_b, b)):
+        contrast.refuse_few(str(path), prompts)
+    for sae in config.saes:
+        known.sae(sae)
     out = output or run / "contrast" / f"{file_a.stem}-{file_b.stem}"
     at_work = splice.opened(run)
     with Bars(OUT) as bars:
@@ -107,11 +115,16 @@ def contrast(
 
 def _refuse_wrong(run: Path, asked: tuple[edits.Edit, ...]) -> None:
     """Raise NotFound for no atlas or no such feature, ConfigError for multiples of no maximum."""
-    from panscope.atlas.features import Atlas
-
-    atlas = Atlas(run / "atlas")
+    atlas = _atlas(run)
     edits.refuse_unknown(asked, {name: record.width for name, record in atlas.saes.items()})
     edits.in_raw_units(asked, lambda sae, index: atlas.feature(sae, index).max)
+
+
+def _atlas(run: Path) -> "Atlas":
+    """Open the atlas of a run; NotFound says what makes one."""
+    from panscope.atlas.features import Atlas
+
+    return Atlas(run / "atlas")
 
 
 def _saved(run: Path, names: tuple[str, ...]) -> Iterator[edits.Edit]:
