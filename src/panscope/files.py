@@ -146,6 +146,9 @@ def read_manifest(folder: Where, kind: str | None = None) -> Manifest:
         made = f"; panscope {MADE_BY[kind]} makes one" if kind in MADE_BY else ""
         raise NotFound(str(folder), "no such folder", f"check the path{made}")
     if not (folder / MANIFEST).is_file():
+        if below := artefacts_in(folder):
+            do = f"give {' or '.join(sorted(map(str, below))[:4])}"
+            raise NotFound(str(folder), "is no artefact, but has some in it", do)
         raise Incomplete(str(folder), "has no manifest.json", "run the stage that writes it again")
     manifest = _parsed(folder / MANIFEST)
     if kind is not None and manifest.kind != kind:

@@ -152,6 +152,8 @@ def test_show_and_verify(panscope: Command, finished: Path):
     verified = panscope("verify", finished)
     assert verified.exit_code == 0
     assert "every byte as it was written" in verified.output
+    whole = panscope("export", finished, "--as", "saelens", "--output", finished / "theirs")
+    assert f"give {finished / 'atlas'} or {finished / 'suite'}" in whole.stderr
 
 
 def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path, tmp_path: Path):
@@ -298,6 +300,16 @@ def test_a_plan_needs_no_model_and_writes_nothing(panscope: Command, tmp_path: P
     assert tree["parts"][0]["n_saes"] == 2 * 126 * 6
     assert [cost["machine"]["name"] for cost in tree["costs"]][:2] == ["H100 SXM", "A100 SXM"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_that_is_not_there_is_said_before_torch_is_imported(tmp_path: Path):
+    """By a process of its own, in which torch cannot be imported."""
+    code = "import sys; sys.modules['torch'] = None; from panscope.cli import main; main()"
+    for arguments in (("train", "demmo", "--output", str(tmp_path)), ("plan", "demmo")):
+        command = [sys.executable, "-c", code, *arguments]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert told.returncode == 3
+        assert "recipe demmo: no such file or packaged recipe; did you mean demo?" in told.stderr
 
 
 def test_a_plan_measures_this_machine(

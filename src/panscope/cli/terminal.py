@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from panscope.allocator import keep_freed_memory
+from panscope.config import recipe_tree
 from panscope.errors import PanscopeError, nearest
 from panscope.events import Bars
 
@@ -55,6 +56,7 @@ def crew_of(
     ray_address: str | None = None,
 ) -> Iterator[Any]:
     """Read a recipe and yield those who run it, with bars on the terminal and events in the run."""
+    recipe_tree(recipe, overrides)  # refuses before the stages, and torch, are imported: 4 s
     from panscope import cluster, jobs
     from panscope.launch import record
     from panscope.recipe import read_recipe
