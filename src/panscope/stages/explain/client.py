@@ -93,6 +93,11 @@ class Client:
         with self.lock:
             return self.spent.metrics(self.endpoint)
 
+    def warnings(self) -> list[str]:
+        """Say what was asked in vain so far, and why."""
+        with self.lock:
+            return list(self.spent.warnings(self.endpoint))
+
     @contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
         """Wait while another thread asks the same: labels of two features may be the same."""
@@ -238,6 +243,7 @@ class Client:
         with self.lock:
             self.spent.failed += 1
             self.spent.failed_in_a_row += 1
+            self.spent.why = why
             if self.spent.failed_in_a_row < IN_A_ROW:
                 return
         found = f"{IN_A_ROW} questions in a row had no answer ({why})"
