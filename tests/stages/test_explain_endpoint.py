@@ -416,7 +416,7 @@ def test_why_questions_had_no_answer_is_told(atlas: Atlas, notes: Notes, tmp_pat
 
     events: list[Event] = []
     with serving(filtered) as model:
-        run(config(model), atlas, notes, tmp_path / "answers", events.append)
+        run(config(model, at_once=1), atlas, notes, tmp_path / "answers", events.append)
     told = "questions without an answer: 3; the last one: the server answered 400 too long [/b]"
     assert [e.text for e in events if isinstance(e, Warned) and "answer" in e.text][-1] == told
 
