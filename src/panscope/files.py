@@ -9,7 +9,7 @@ of an artefact without checking its bytes first.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +23,9 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 2
 """Files are named with `size_bytes` and `blake3`; format 1 began with `sha256` instead."""
 REMEDY = "delete it and run the stage that wrote it again, or restore a copy"
+
+
+Record = TypeVar("Record", bound=Config)
 
 
 class FileRecord(Config):
@@ -72,6 +75,27 @@ def write_bytes(where: Where, data: bytes) -> None:
 def write_json(where: Where, tree: object) -> None:
     """Write a tree of plain values as indented JSON, whole or not at all."""
     write_bytes(where, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
+
+
+def write_record(where: Where, record: Config) -> None:
+    """Write what a stage notes for its next run, as JSON with a checksum of itself."""
+    tree = record.described
+    write_json(where, {**tree, "checksum": digest_of(tree)})
+
+
+def read_record(kind: type[Record], where: Where) -> Record | None:
+    """Read what `write_record` wrote, None if it is not there; Corrupt if it has changed since."""
+    place = Place.of(where)
+    if not place.is_file():
+        return None
+    try:
+        tree, written = _parted(b"".join(place.pieces()))
+        record = kind.model_validate_json(json.dumps(tree))
+    except ValueError as error:
+        raise Corrupt(str(place), "is damaged", REMEDY) from error
+    if written != digest_of(tree):
+        raise Corrupt(str(place), "does not match its own checksum", REMEDY)
+    return record
 
 
 def seal(
@@ -255,8 +279,7 @@ def _parsed(place: Place) -> Manifest:
     """Parse a manifest and check it against the checksum it carries."""
     remedy = "run the stage that wrote it again"
     try:
-        tree = json.loads(b"".join(place.pieces()))
-        written = tree.pop("checksum", None) if isinstance(tree, dict) else None
+        tree, written = _parted(b"".join(place.pieces()))
         _refuse_another_format(place, tree)
         manifest = Manifest.model_validate(tree)
     except ValueError as error:  # JSON's, UTF-8's and pydantic's
@@ -264,6 +287,13 @@ def _parsed(place: Place) -> Manifest:
     if written != digest_of(tree):
         raise Corrupt(str(place), "does not match its own checksum", remedy)
     return manifest
+
+
+def _parted(data: bytes) -> tuple[Any, Any]:
+    """Part JSON from the checksum it carries."""
+    tree = json.loads(data)
+    written = tree.pop("checksum", None) if isinstance(tree, dict) else None
+    return tree, written
 
 
 def _refuse_another_format(place: Place, tree: Any) -> None:
