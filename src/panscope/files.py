@@ -266,12 +266,14 @@ def made(
 
 
 def clear_unsealed(folder: Path, patterns: Iterable[str]) -> None:
-    """Remove what an interrupted writer left in a folder without a manifest: files of its patterns.
+    """Remove what an interrupted writer left in a folder without a manifest.
 
-    All visible files of a folder are sealed, so a stale one would pass for part of the artefact.
+    That is files of its patterns, since all visible files of a folder are sealed and a stale one
+    would pass for part of the artefact, and halves of files that a killed writer had not named.
     """
     if not (folder / MANIFEST).is_file():
-        for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        left = [path for pattern in (*patterns, "**/.*.tmp") for path in folder.glob(pattern)]
+        for path in left:
             path.unlink()
 
 

@@ -91,6 +91,7 @@ def test_a_stopped_copy_goes_on_and_keeps_what_is_there(
     assert not (out / "index.html").exists()
     kept = out / "sae" / SAES[0] / "0.html"
     kept.write_text("kept")
+    (kept.parent / ".1.html.4711.tmp").write_text("half a page, of a killed writer")
     freeze_run(run_folder, out, N, silent)
     assert kept.read_text() == "kept"
     ours, whole = ({p.relative_to(top) for p in top.rglob("*")} for top in (out, copy))

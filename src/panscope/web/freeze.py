@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message
 from panscope import __version__
 from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Advanced, Emit, Finished, Started
-from panscope.files import write_bytes, write_json
+from panscope.files import clear_unsealed, write_bytes, write_json
 from panscope.web.freeze_plan import Plan
 from panscope.web.frozen import rows, scripts_of, standing_alone
 from panscope.web.pages import HERE
@@ -55,6 +55,7 @@ def _claim(out: Path, plan: Plan) -> None:
         if json.loads(note.read_text()) != wanted:
             found = "holds a copy of another atlas, or of other features"
             raise ConfigError(str(out), found, "choose another folder or delete that one")
+        clear_unsealed(out, ())
     elif out.is_dir() and any(out.iterdir()):
         raise ConfigError(str(out), "is not empty", "choose another folder")
     else:
