@@ -262,7 +262,9 @@ def test_a_trained_bank_whose_file_is_damaged_is_trained_again(
     assert bytes_of(tmp_path) == whole[0]
 
 
-@pytest.mark.parametrize(("was", "becomes"), [("{", "["), ('"trained_tokens": ', '"trained_tokens": 1')])
+@pytest.mark.parametrize(
+    ("was", "becomes"), [("{", "["), ('"trained_tokens": ', '"trained_tokens": 1')]
+)
 def test_a_damaged_note_of_a_trained_bank_is_named(
     whole: tuple[dict[str, bytes], list[Event]], tmp_path: Path, was: str, becomes: str
 ):
