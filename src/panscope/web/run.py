@@ -64,6 +64,7 @@ class RunFolder:
         self.background = Background()
         self.progress = Progress(folder / EVENTS)
         self.notes = Notes.reading(folder / "notes.sqlite")
+        self._manifest = folder / "atlas" / MANIFEST
         self._given = live
         self._live = Current[ReadsText]()
         self._catalogue = Current[Catalogue]()
@@ -77,7 +78,7 @@ class RunFolder:
     @property
     def atlas_marks(self) -> tuple[int, ...]:
         """What tells the atlas that is there now from another."""
-        return marks(self.folder / "atlas" / MANIFEST)
+        return marks(self._manifest)
 
     @property
     def catalogue(self) -> Catalogue:
