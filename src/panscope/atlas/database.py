@@ -38,6 +38,7 @@ IS_NEWEST = """
     )
 """
 # How the labels that are shown score: a row a scorer, and one of no name for the best of all.
+# Files keep it as a table; another meaning needs a script that fills that anew.
 STANDING = f"""
     SELECT sae, latent, scorer, max(value) AS value
     FROM labels JOIN scores ON scores.label = labels.id

@@ -210,7 +210,7 @@ class Catalogue:
             return np.arange(min(n, sum(map(len, found))))
         columns = (getattr(self.columns(sae), query.sort) for sae in saes)
         keys = np.concatenate([c[f] for c, f in zip(columns, found, strict=True)])
-        return first(-keys if query.descending else keys, n)
+        return smallest(-keys if query.descending else keys, n)
 
     def _keep(self, sae: str, columns: Columns, query: Query) -> NDArray[np.bool_]:
         keep = (columns.density >= query.low) & (columns.density <= query.high)
@@ -249,10 +249,10 @@ class Catalogue:
         return hint if hint.startswith("did") else ""
 
 
-def first(keys: NDArray[Any], n: int) -> Ints:
+def smallest(keys: NDArray[Any], n: int) -> Ints:
     """Return the places of the `n` smallest keys in their order, of equal ones by place.
 
-    >>> first(np.array([3.0, 1.0, 2.0, 1.0, 2.0]), 3)
+    >>> smallest(np.array([3.0, 1.0, 2.0, 1.0, 2.0]), 3)
     array([1, 3, 2])
     """
     if not 0 < n < len(keys):
