@@ -180,8 +180,8 @@ def results(measured: Measured) -> str:
     apart = " and ".join(f"{name} {bits:.3f}" for name, bits in measured.alone.items())
     return (
         "Bits per byte of the validation text; fewer is better. The model has seen "
-        f"{measured.train_tokens:,} tokens of the training text (places drawn at random, some "
-        f"twice); the 5-gram is fitted to {measured.ngram_tokens:,} of them in a row.\n\n"
+        f"{measured.train_tokens:,} tokens of the training text, cut at random places; the "
+        f"5-gram is fitted to {measured.ngram_tokens:,} of them in a row, each once.\n\n"
         f"{card.table(HEAD, [cells(line) for line in measured.lines])}\n\n"
         f"Each document compressed by itself, instead of all as one file: {apart}."
     )

@@ -14,6 +14,7 @@ import lzma
 import re
 import time
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -66,10 +67,12 @@ def written_rows(
     model: Gemma2ForCausalLM, n_rows: int, temperature: float, generator: torch.Generator
 ) -> torch.Tensor:
     """Sample rows of a whole context behind BOS, the keys and values kept from step to step."""
-    cache = DynamicCache(config=model.config)
+    takes = signature(model.forward).parameters
+    name = "cache" if "cache" in takes else "past_key_values"  # before transformers 5.24
+    cache = {name: DynamicCache(config=model.config)}
     ids = [torch.full((n_rows, 1), BOS_ID, device=model.device)]
     for _ in range(model.config.max_position_embeddings - 1):
-        output = model(ids[-1], cache=cache, use_cache=True)
+        output = model(ids[-1], **cache, use_cache=True)
         scores = output.logits[:, -1] / temperature
         scores[:, :BOS_ID] = -torch.inf  # padding and EOS never stood in a text
         ids.append(torch.multinomial(scores.softmax(-1), 1, generator=generator))
@@ -88,6 +91,7 @@ def documents_of(row: list[int], tokenizer: Tokenizer) -> Iterator[Document]:
 def written(args: argparse.Namespace) -> list[Document]:
     """Sample about as many tokens as were asked for, and say how fast it went."""
     model, tokenizer = shipped.read(args.model)
+    model = model.to(args.device)
     generator = torch.Generator(model.device).manual_seed(args.seed)
     documents: list[Document] = []
     started, n_tokens = time.monotonic(), 0
@@ -140,6 +144,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--card", type=Path, help="the model card to write samples into")
     try:
         sample(parser.parse_args())

@@ -1,6 +1,8 @@
-"""Train the pocket model: a Gemma 2 of five million parameters, on a CPU or a GPU.
+"""Train the pocket model: a Gemma 2 of five million parameters, in minutes on a GPU.
 
-    python pocket/train.py CORPUS OUT [--tokens 15_000_000] [--device cpu]
+    python pocket/train.py CORPUS OUT [--tokens 400_000_000] [--batch-tokens 49_152] [--device cuda]
+
+On two cores, 15 million tokens in batches of 6,144 take 40 minutes and make what can be used too.
 
 Run again with the same OUT, it resumes at its last checkpoint, at most five minutes old, and ends
 where it would have ended. OUT/model is the folder that ships.
@@ -34,20 +36,21 @@ from corpus import BOS_ID, N_PIECES, token_row, train_tokenizer
 from panscope.files import replacing
 
 CHECKPOINT_SECONDS = 300
+REPORT_STEPS = 20  # a report waits for the GPU, which then waits for the next step's orders
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that decides the weights, besides the corpus."""
 
-    tokens: int = 15_000_000
-    batch_tokens: int = 6144
+    tokens: int = 400_000_000
+    batch_tokens: int = 49_152
     short_context: int = 128
     long_context: int = 256
     short_share: float = 0.75
     muon_lr: float = 0.02
     adam_lr: float = 4e-3
-    warmup_tokens: int = 240_000
+    warmup_steps: int = 100
     decay_share: float = 0.5
     seed: int = 0
 
@@ -58,7 +61,7 @@ class Recipe:
     def lr_scale_at(self, seen_tokens: int) -> float:
         """Linear warm-up, a plateau, and a linear decay to nothing."""
         share = seen_tokens / self.tokens
-        rise = (seen_tokens + 2400) / self.warmup_tokens  # from a hundredth
+        rise = (seen_tokens / self.batch_tokens + 1) / self.warmup_steps
         return min(1.0, rise, (1 - share) / self.decay_share)
 
 
@@ -162,11 +165,13 @@ def train(
     if checkpoint.exists():
         resume_(run, checkpoint)
     forward = torch.compile(run.model)
-    first_seen, started, written = run.seen, time.monotonic(), time.monotonic()
+    first_seen, n_steps, started, written = run.seen, 0, time.monotonic(), time.monotonic()
     while run.seen < recipe.tokens:
         loss = step_(run, forward, row, recipe)
-        report(out, run.seen, loss, (run.seen - first_seen) / (time.monotonic() - started))
-        if time.monotonic() - written > CHECKPOINT_SECONDS or run.seen >= recipe.tokens:
+        n_steps, ended = n_steps + 1, run.seen >= recipe.tokens
+        if n_steps % REPORT_STEPS == 0 or ended:
+            report(out, run.seen, loss, (run.seen - first_seen) / (time.monotonic() - started))
+        if ended or time.monotonic() - written > CHECKPOINT_SECONDS:
             save(run, checkpoint)
             written = time.monotonic()
     return run.model
@@ -199,12 +204,14 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-tokens", type=int, default=Recipe.batch_tokens)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = load_or_train_tokenizer(args.corpus, args.out)
     row = load_or_encode(args.corpus, args.out, tokenizer)
-    model = train(row, args.out, Recipe(tokens=args.tokens), pocket_config(), args.device)
+    recipe = Recipe(tokens=args.tokens, batch_tokens=args.batch_tokens)
+    model = train(row, args.out, recipe, pocket_config(), args.device)
     shipped.write(model, tokenizer, args.out / "model")
 
 

@@ -61,6 +61,26 @@ def read_tree(path: Path) -> dict[str, Any]:
     return tree
 
 
+def packaged_recipes() -> dict[str, Path]:
+    """List the recipes that come with the package, by name."""
+    folder = Path(__file__).parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def recipe_file(name: str) -> Path:
+    """Find a recipe, by path or by a packaged name."""
+    packaged = packaged_recipes()
+    path = packaged.get(name, Path(name))
+    if not path.is_file():
+        raise NotFound(f"recipe {name}", "no such file or packaged recipe", nearest(name, packaged))
+    return path
+
+
+def recipe_tree(name: str, assignments: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a recipe, by path or packaged name, with overrides; its keys are not checked yet."""
+    return override(read_tree(recipe_file(name)), assignments)
+
+
 def override(tree: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
     """Return a copy of `tree` with `dotted.key=value` assignments made; values are TOML, or text.
 

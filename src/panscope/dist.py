@@ -138,7 +138,7 @@ def joined() -> Iterator[Share]:
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(_own_gpu())
     rank = int(os.environ["RANK"])
     distributed.init_process_group(
         backend, timeout=LONGEST_WAIT, store=_meeting(), rank=rank, world_size=world
@@ -147,6 +147,18 @@ def joined() -> Iterator[Share]:
         yield Share(rank, world)
     finally:
         distributed.destroy_process_group()
+
+
+def _own_gpu() -> int:
+    """Return the GPU of this process's number on its machine; ConfigError if there are too few."""
+    number, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= n_gpus:
+        found = f"is process {number + 1} of this machine, which has {n_gpus} GPU(s)"
+        do = (
+            "start one process a GPU, or, for CPUs alone, put CUDA_VISIBLE_DEVICES= before torchrun"
+        )
+        raise ConfigError("torchrun", found, do)
+    return number
 
 
 def _meeting() -> Store:

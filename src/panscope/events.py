@@ -224,7 +224,7 @@ class Bars:
             case Finished(stage, seconds, reused):
                 self._finish(stage, seconds, reused)
             case Warned(stage, text):
-                self._console.print(f"[yellow]{stage}: {text}")
+                self._console.print(f"{stage}: {text}", style="yellow", markup=False)
 
     def _finish(self, stage: str, seconds: float, reused: bool) -> None:
         task = self._tasks.pop(stage, None)

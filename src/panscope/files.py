@@ -22,6 +22,7 @@ from panscope.place import replacing as replacing  # for writers that stream int
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 2
 """Files are named with `size_bytes` and `blake3`; format 1 began with `sha256` instead."""
+MADE_BY = {"store": "harvest", "suite": "train", "atlas": "describe"}
 REMEDY = "delete it and run the stage that wrote it again, or restore a copy"
 
 
@@ -142,8 +143,12 @@ def read_manifest(folder: Where, kind: str | None = None) -> Manifest:
     """
     folder = Place.of(folder)
     if not folder.is_folder():
-        raise NotFound(str(folder), "no such folder", "check the path")
+        made = f"; panscope {MADE_BY[kind]} makes one" if kind in MADE_BY else ""
+        raise NotFound(str(folder), "no such folder", f"check the path{made}")
     if not (folder / MANIFEST).is_file():
+        if below := artefacts_in(folder):
+            do = f"give {' or '.join(sorted(map(str, below))[:4])}"
+            raise NotFound(str(folder), "is no artefact, but has some in it", do)
         raise Incomplete(str(folder), "has no manifest.json", "run the stage that writes it again")
     manifest = _parsed(folder / MANIFEST)
     if kind is not None and manifest.kind != kind:

@@ -1,8 +1,9 @@
-"""What was read is kept, up to so many bytes: the values unused longest go first."""
+"""What was read is kept: up to so many bytes, or for as long as its file stays as it is."""
 
 from collections import OrderedDict
 from collections.abc import Callable
-from threading import RLock
+from pathlib import Path
+from threading import Lock, RLock
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
@@ -35,3 +36,29 @@ class Kept(Generic[Value]):
         """How much is kept."""
         with self._lock:
             return sum(map(self._size_of, self._values.values()))
+
+
+class Current(Generic[Value]):
+    """One value, made anew when what it was made of is no longer the same. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._value: Value | None = None
+        self._made_of: object = None
+        self._lock = Lock()
+
+    def get(self, made_of: object, make: Callable[[], Value]) -> Value:
+        """Return the value; one made of something else is let go before it is made."""
+        with self._lock:
+            if self._value is None or self._made_of != made_of:
+                self._value = None  # first: a model may not fit in memory twice
+                self._value, self._made_of = make(), made_of
+            return self._value
+
+
+def marks(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is written over; nothing if it is not there."""
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)

@@ -174,10 +174,9 @@ class Launch:
 
     def evaluate(self) -> Suite:
         """Measure `suite/` on held-out text: metrics into its manifest, a table into report.md."""
-        stage = self.recipe.evaluate
+        stage, suite = self.recipe.evaluate, self._suite("evaluate")
         rows = self._rows("held_out", stage.batch_rows, 0)
         batches = list(islice(rows, self._n_batches(stage.tokens, stage.batch_rows)))
-        suite = self._suite("evaluate")
         measured = evaluate.run(stage, self.model, suite, batches, self.inputs, self.emit)
         page = evaluate.report(measured.facts.values(), measured.manifest.facts["evaluation"])
         files.write_bytes(self.out / "report.md", page.encode())

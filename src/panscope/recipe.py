@@ -1,11 +1,9 @@
 """Recipes: a whole suite in one TOML file, a section for each verb."""
 
-from pathlib import Path
 from typing import Literal
 
 from panscope import config
-from panscope.config import override, read_tree
-from panscope.errors import NotFound, nearest
+from panscope.config import recipe_file, recipe_tree
 from panscope.model.load import Config as ModelConfig
 from panscope.model.text import Config as TextConfig
 from panscope.stages.describe import Config as DescribeConfig
@@ -41,16 +39,6 @@ class Recipe(config.Config):
     """Where training takes activations from: a live stream, or the store that harvest wrote."""
 
 
-def packaged_recipes() -> dict[str, Path]:
-    """List the recipes that come with the package, by name."""
-    folder = Path(__file__).parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
 def read_recipe(name: str, assignments: tuple[str, ...] = ()) -> Recipe:
     """Read a recipe, by path or by a packaged name, with `section.key=value` overrides."""
-    packaged = packaged_recipes()
-    path = packaged.get(name, Path(name))
-    if not path.is_file():
-        raise NotFound(f"recipe {name}", "no such file or packaged recipe", nearest(name, packaged))
-    return Recipe.parse(override(read_tree(path), assignments), str(path))
+    return Recipe.parse(recipe_tree(name, assignments), str(recipe_file(name)))

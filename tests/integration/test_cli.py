@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
-from panscope import files
+from panscope import files, splice
 from panscope.atlas.features import Atlas
 from panscope.atlas.labels import Label, Score
 from panscope.atlas.notes import Notes
@@ -146,13 +146,15 @@ def test_any_model_is_trained_on_and_measured_at_the_ends_of_its_modules(
 def test_show_and_verify(panscope: Command, finished: Path):
     shown = panscope("show", finished / "suite")
     assert "suite, format 2" in shown.output
-    assert "from model" in shown.output
+    assert "from model" in shown.output and "{" not in shown.output, "the configuration is JSON's"
     tree = json.loads(panscope("show", finished / "atlas", "--json").output)
     assert tree["kind"] == "atlas"
     assert tree["inputs"]["suite"] == files.read_manifest(finished / "suite").digest
     verified = panscope("verify", finished)
     assert verified.exit_code == 0
     assert "every byte as it was written" in verified.output
+    whole = panscope("export", finished, "--as", "saelens", "--output", finished / "theirs")
+    assert f"give {finished / 'atlas'} or {finished / 'suite'}" in whole.stderr
 
 
 def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path, tmp_path: Path):
@@ -164,6 +166,7 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path,
     file = tmp_path / "edits.toml"
     file.write_text(f"[[edits]]\nsae = '{sae}'\nindex = 3\nvalue = 50.0\n", encoding="utf-8")
     assert panscope(*written, "--edits", file, "--json").output.splitlines() == lines
+    assert "share of the stream" not in panscope(*written).output, "nothing was edited"
     table = panscope(*written, "--edits", file).output
     assert "steered: KL" in table and f"add 50: {sae}:3" in table
     wrong = panscope(*written, "--feature", f"{sae[1:]}:3+50")
@@ -176,12 +179,37 @@ def test_a_text_is_steered_beside_the_normal_one(panscope: Command, noted: Path,
     assert wrong.exit_code == 3 and "did you mean [more] rain" in wrong.stderr
 
 
+def test_what_cannot_be_steered_or_contrasted_is_said_before_a_model_is_loaded(
+    panscope: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(splice, "opened", lambda run: pytest.fail("the model is loaded"))
+    atlas = Atlas(finished / "atlas")
+    sae, dead = next((s, i) for s in atlas.saes for i in range(48) if not atlas.feature(s, i).max)
+    for feature, code, said in (
+        (f"{sae}9:3*4", 3, f"did you mean {sae}"),
+        (f"{sae}:48*4", 3, "give an index from 0 to 47"),
+        (f"{sae}:{dead}*4", 2, "never fired"),
+    ):
+        result = panscope("steer", finished, "Once", "--feature", feature)
+        assert result.exit_code == code and said in result.stderr
+    (tmp_path / "few.txt").write_text("One.\nTwo.\n", encoding="utf-8")
+    (tmp_path / "many.txt").write_text("One.\n" * 8, encoding="utf-8")
+    few = ("contrast", finished, "--a", tmp_path / "many.txt", "--b", tmp_path / "few.txt")
+    assert "few.txt: has 2 prompts; give 8 or more" in panscope(*few).stderr
+    same = ("contrast", finished, "--a", tmp_path / "many.txt", "--b", tmp_path / "many.txt")
+    assert f"did you mean {sae}" in panscope(*same, f'saes=["{sae}9"]').stderr
+    nowhere = panscope("steer", finished / "nope", "Once")
+    assert nowhere.exit_code == 3 and "nope/atlas: no such folder" in nowhere.stderr
+
+
 def test_notes_are_listed_and_exported(panscope: Command, noted: Path):
+    assert panscope("notes", noted).output.startswith("Nothing is kept yet. Bookmark features")
     sae = next(iter(files.read_manifest(noted / "suite").facts["saes"]))["sae"]
     with closing(Notes.open(noted / "notes.sqlite")) as notes:
         notes.saved.save("less [rain]", dumped([parse(f"{sae}:3*-2")]))
         notes.saved.bookmark(sae, 3)
     listed = panscope("notes", noted).output
+    assert "Nothing is kept" not in listed
     assert f"{sae}:3" in listed and "less [rain]" in listed and "add -2 x max" in listed
     exported = json.loads(panscope("notes", noted, "--json").output)
     assert exported["edits"][0]["edits"] == [{"sae": sae, "index": 3, "value": -2.0, "unit": "max"}]
@@ -299,6 +327,16 @@ def test_a_plan_needs_no_model_and_writes_nothing(panscope: Command, tmp_path: P
     assert tree["parts"][0]["n_saes"] == 2 * 126 * 6
     assert [cost["machine"]["name"] for cost in tree["costs"]][:2] == ["H100 SXM", "A100 SXM"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_that_is_not_there_is_said_before_torch_is_imported(tmp_path: Path):
+    """By a process of its own, in which torch cannot be imported."""
+    code = "import sys; sys.modules['torch'] = None; from panscope.cli import main; main()"
+    for arguments in (("train", "demmo", "--output", str(tmp_path)), ("plan", "demmo")):
+        command = [sys.executable, "-c", code, *arguments]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert told.returncode == 3
+        assert "recipe demmo: no such file or packaged recipe; did you mean demo?" in told.stderr
 
 
 def test_a_plan_measures_this_machine(
@@ -489,6 +527,14 @@ def test_a_folder_that_is_not_there_is_said(panscope: Command, tmp_path: Path, c
     result = panscope(command, tmp_path / "nowhere")
     assert result.exit_code == 3
     assert str(tmp_path / "nowhere") in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("serv", "did you mean serve"), ("zzzz", "known: demo, plan")]
+)
+def test_an_unknown_command_is_answered(panscope: Command, name: str, said: str):
+    result = panscope(name)
+    assert result.exit_code == 2 and f"no command {name!r}; {said}" in result.stderr
 
 
 MAKE = ["demo", "plan", "harvest", "train", "evaluate", "describe", "explain"]

@@ -48,7 +48,11 @@ run = Launch(read_recipe("demo", tuple(sys.argv[2:])), Path(sys.argv[1]), silent
 for verb in (run.harvest, run.train, run.evaluate, run.describe):
     verb()
 """
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+ONE_THREAD = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}  # one GPU is too few
 
 
 def assignments(model: Path, text: Path) -> tuple[str, ...]:

@@ -73,6 +73,36 @@ def test_a_cache_changes_nothing(tiny_model: Model, sae: Sae, row: list[int], at
     assert texts(written)[0] != texts(written)[1]
 
 
+def test_a_cache_changes_nothing_whatever_is_edited(
+    tiny_model: Model, make_sae: MakeSae, row: list[int]
+):
+    """Every action, Saes of all sorts, several sites, a direction; patches beyond the prompt."""
+    saes = {
+        "auto": make_sae("resid_post.1", k=3),
+        "trans": make_sae("mlp_in_unit.0", "mlp_out.1", seed=1),
+        "cross": make_sae("resid_pre.0 resid_post.2", seed=2),
+    }
+    longer = "The old lamp stood on the table, and rain fell on the river."
+    trees = [
+        {"sae": "trans", "index": 6, "action": "patch", "source": longer},
+        {"sae": "auto", "index": 3, "action": "set", "value": 9.0, "at": [-1, len(row) + 2]},
+        {"sae": "auto", "index": 2, "action": "scale", "value": -3.0, "specials": True},
+        {"sae": "trans", "index": 5, "action": "clamp", "low": 2.0, "at": "generated"},
+        {"sae": "cross", "index": 7, "value": 4.0},
+        {"site": "resid_pre.1", "along": "auto:4", "action": "zero", "at": "prompt"},
+        {"site": "attn_out.2", "toward": "Le chat dort.", "away": "rain", "value": -5.0},
+    ]
+    edits = [Edit.parse(tree, "edit") for tree in trees]
+    for some in (edits, edits[::-1]):
+        steering = splice.steering(tiny_model, saes, some)
+        ids = [*row]
+        for one in splice.beside(steering, row, N_TOKENS, SEEDED):
+            assert one.steered is not None
+            ids.append(one.steered.token)
+            chance = whole(steering, ids[:-1], len(row)).softmax(-1)[ids[-1]]
+            assert one.steered.probability == pytest.approx(float(chance), abs=2e-5)
+
+
 def test_an_edit_of_written_tokens_leaves_the_first_as_it_was(
     tiny_model: Model, sae: Sae, row: list[int]
 ):

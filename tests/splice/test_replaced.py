@@ -120,3 +120,13 @@ def test_sites_stand_side_by_side_without_special_tokens(tiny_model: Model, batc
     beside = base.at(sites)
     assert torch.equal(beside[:, :32], base.values[sites[0]].flatten(0, 1)[batch.mask.flatten()])
     assert torch.equal(beside[:, 32:], base.values[sites[1]].flatten(0, 1)[batch.mask.flatten()])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_no_numbers_are_named_but_large_ones_are_taken(bad: float):
+    fine, spoilt = torch.full((3, 4), 3e38), torch.ones(3, 4)
+    assert torch.equal(splice.finite({SITE: fine}), fine)
+    spoilt[2, 1] = bad
+    words = r"activations of mlp_out\.0: hold NaN or infinity at 1 of 3 tokens; load the model"
+    with pytest.raises(Unsupported, match=words):
+        splice.finite({SITE: fine, Site("mlp_out", 0): spoilt})

@@ -155,6 +155,9 @@ def test_prompts_are_lines_or_json(tmp_path: Path):
     with pytest.raises(ConfigError, match="is no list of texts"):
         contrast.read_prompts(listed)
     listed.write_bytes(b"\xff[")
+    with pytest.raises(ConfigError, match="is not UTF-8 at byte 0; convert"):
+        contrast.read_prompts(listed)
+    listed.write_text("[", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot be read"):
         contrast.read_prompts(listed)
 

@@ -6,16 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tests.stages import killed_describe
 
 from panscope import files
 from panscope.atlas.features import Atlas
 from panscope.dist import Share
-from panscope.errors import ConfigError, Corrupt, Incomplete
+from panscope.errors import ConfigError, Corrupt, Incomplete, Unsupported
 from panscope.events import Advanced, Event, Finished, Started, Warned
 from panscope.kernels import cpu_firings, firings, library
 from panscope.model import tap
 from panscope.sae.suite import Suite
+from panscope.sites import Site
 from panscope.stages import describe
 from panscope.stages.describe import Work
 
@@ -177,6 +179,24 @@ def test_an_unfinished_description_of_something_else_is_no_part(
 def test_a_finished_atlas_of_something_else_is_refused(suite: Suite, whole: Path):
     with pytest.raises(ConfigError, match="holds a atlas made from another recipe or input"):
         describe.run(work(suite, whole, inputs={"model": "another"}))
+
+
+def test_activations_that_overflow_are_named_and_not_described(
+    tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
+):
+    """As of Gemma in float16: NaN fires nothing, infinity everything, and both would be counted."""
+    run = tap.run
+
+    def overflowing(model, ids, **wanted):
+        ran = run(model, ids, **wanted)
+        ran.values[Site("mlp_out", 1)][1, 3:5, 7] = torch.inf
+        return ran
+
+    monkeypatch.setattr(tap, "run", overflowing)
+    words = r"activations of mlp_out\.1: hold NaN or infinity at [12] of 1\d tokens; load the model"
+    with pytest.raises(Unsupported, match=words):
+        describe.run(work(suite, tmp_path))
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_a_text_without_rows_is_refused(tmp_path: Path, suite: Suite):

@@ -15,7 +15,7 @@ from tests.stages import planted
 from panscope.atlas.features import Atlas
 from panscope.atlas.notes import Notes
 from panscope.atlas.records import Context, Example
-from panscope.cli import main
+from panscope.cli import main, verbs
 from panscope.errors import ConfigError, Corrupt, NotFound
 from panscope.events import Event, Warned, silent
 from panscope.stages.explain import Config, rules, run
@@ -233,6 +233,7 @@ def test_the_command_labels_what_is_named(atlas: Atlas, tmp_path: Path):
         (["--features", "9-3"], 2, "'9-3' is no index"),
         (["--features", "77"], 3, "has no feature 77; give indices from 0 to 5"),
         (["--sae", "mlp_out.0/w7"], 3, "did you mean mlp_out.0/w6"),
+        (["--sae", "mlp_oot.0/*"], 3, "did you mean mlp_out.0/*"),
         (["explain.by=llm"], 2, "explain.by is 'llm'"),
         (["explain.by=endpoint"], 2, "no model at http://localhost:8000/v1 is named"),
         (["explain.endpoint.key=x"], 2, "unknown key explain.endpoint.key; known: base_url"),
@@ -247,7 +248,10 @@ def test_wrong_names_are_answered(
     assert message in result.stderr
 
 
-def test_a_run_without_an_atlas_is_named(tmp_path: Path):
+def test_a_run_without_an_atlas_is_named_before_a_recipe_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(verbs, "crew_of", lambda *_: pytest.fail("a recipe is read"))
     result = CliRunner().invoke(main, ["explain", "demo", "--output", str(tmp_path)])
     assert result.exit_code == 3
-    assert "atlas: no such folder" in result.stderr
+    assert "atlas: no such folder; check the path; panscope describe makes one" in result.stderr

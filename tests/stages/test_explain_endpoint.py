@@ -24,7 +24,7 @@ from panscope.atlas.features import Atlas
 from panscope.atlas.labels import Label
 from panscope.atlas.notes import Notes
 from panscope.cli import main
-from panscope.errors import ConfigError, NotFound, PanscopeError
+from panscope.errors import ConfigError, Interrupted, NotFound, PanscopeError
 from panscope.events import Advanced, Event, Warned, silent
 from panscope.stages import explain
 from panscope.stages.explain import Config, run
@@ -287,15 +287,20 @@ def test_what_fails_for_good_is_no_answer_and_is_asked_again_next_time(asking: A
         assert client.ask(HELLO) == "[1]"
 
 
-def test_who_waits_for_a_server_is_let_go_when_the_client_closes(tmp_path: Path):
-    with serving(lambda number, request: Reply(429, headers={"Retry-After": "200"})) as model:
+@pytest.mark.parametrize(
+    "slow", [Reply(429, headers={"Retry-After": "200"}), Reply(after_seconds=20)]
+)
+def test_who_waits_for_a_server_is_let_go_when_the_client_closes(tmp_path: Path, slow: Reply):
+    """Both between two tries and while an answer is awaited."""
+    with serving(lambda number, request: slow) as model:
         client = connect(endpoint(model), tmp_path)
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(client.ask, HELLO)
             while not model.requests:
                 time.sleep(0.005)
             client.close()
-            assert answer.result(timeout=5) is None
+            with pytest.raises(Interrupted, match="was stopped before all answers came"):
+                answer.result(timeout=5)
     assert len(model.requests) == 1
 
 
@@ -405,6 +410,17 @@ def test_features_without_a_label_are_told(atlas: Atlas, notes: Notes, tmp_path:
     assert any(isinstance(e, Warned) and "usable answer: 5 of" in e.text for e in events)
 
 
+def test_why_questions_had_no_answer_is_told(atlas: Atlas, notes: Notes, tmp_path: Path):
+    def filtered(number: int, request: dict[str, Any]) -> Reply | None:
+        return Reply(400, b"too long [/b]") if 0 < number < 4 else None
+
+    events: list[Event] = []
+    with serving(filtered) as model:
+        run(config(model, at_once=1), atlas, notes, tmp_path / "answers", events.append)
+    told = "questions without an answer: 3; the last one: the server answered 400 too long [/b]"
+    assert [e.text for e in events if isinstance(e, Warned) and "answer" in e.text][-1] == told
+
+
 def test_what_is_shown_to_the_explainer_is_never_asked_about(
     model: Model, atlas: Atlas, notes: Notes, tmp_path: Path
 ):
@@ -499,11 +515,12 @@ def test_the_command_searches_by_words_and_by_meaning(model: Model, atlas: Atlas
     def search(*args: str) -> Result:
         return CliRunner().invoke(main, ["search", str(tmp_path), *args])
 
-    assert "No label was found" in search("may").output, "there are no labels yet"
+    assert "None is there yet: panscope explain" in search("may").output
     nowhere = CliRunner().invoke(main, ["search", str(tmp_path / "nope"), "may"])
     assert (nowhere.exit_code, "no such folder" in nowhere.stderr) == (3, True)
     refused = search("may", "--by", "meaning")
     assert (refused.exit_code, "[explain.meaning]" in refused.stderr) == (2, True)
+    assert refused.stderr.startswith(f"error: {tmp_path}: "), "the run as it was typed"
     made = CliRunner().invoke(main, ["explain", "demo", *settings, "--output", str(tmp_path)])
     assert made.exit_code == 0, made.output
     for args in (("token ma",), ("march", "--by", "meaning")):
@@ -513,5 +530,6 @@ def test_the_command_searches_by_words_and_by_meaning(model: Model, atlas: Atlas
             ["resid_post.0/w6", "0"],
         ]
     assert len(search("token", "--sae", "mlp_out.0/w6").output.splitlines()) > 1
+    assert "All words of the search must be in it." in search("token zebra").output
     wrong = search("token", "--sae", "mlp_out.0/w7")
     assert (wrong.exit_code, "did you mean mlp_out.0/w6" in wrong.stderr) == (3, True)

@@ -252,7 +252,7 @@ def test_torchrun_trains_from_a_recipe(tmp_path: Path, tiny_model_folder: Path, 
         "train.target_l0=[8.0]",
         "train.latent_shards=2",
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*run, *recipe, *changes], env=environment, capture_output=True, text=True, check=False
     )

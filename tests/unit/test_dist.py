@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from panscope import dist
+from panscope.errors import ConfigError
 
 WAITING = """
 import os, sys
@@ -33,6 +34,7 @@ def test_a_process_that_is_lost_is_missed():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    where["CUDA_VISIBLE_DEVICES"] = ""  # a machine may have one GPU
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WAITING],
@@ -51,3 +53,13 @@ def test_a_process_by_itself_waits_for_nobody(monkeypatch: pytest.MonkeyPatch):
     with dist.joined() as share:
         dist.wait_for_all(lambda: pytest.fail("there is nothing to wait for"))
     assert share == dist.WHOLE
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    found = "torchrun: is process 2 of this machine, which has 1 GPU.s.; start one process a GPU"
+    with pytest.raises(ConfigError, match=found), dist.joined():
+        pytest.fail("it has no GPU")

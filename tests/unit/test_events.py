@@ -121,12 +121,12 @@ def test_a_stage_without_metrics_is_one_line():
 
 
 def test_without_a_terminal_a_stage_is_two_lines_and_its_warnings():
-    said = Warned("train", "s: at step 60 no latent fires")
+    said = Warned("train", "s: at step 60 no [/b] latent fires")
     happening = (Started("train", 100, "tokens"), measured(20), said, Finished("train", 2.0))
     text = drawn(*happening, terminal=False)
     assert text.splitlines() == [
         "    train  100 tokens ...",
-        "train: s: at step 60 no latent fires",
+        "train: s: at step 60 no [/b] latent fires",
         "    train  ✓ 2.0 s",
     ]
 

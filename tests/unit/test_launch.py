@@ -3,10 +3,11 @@ from typing import get_args
 
 import pytest
 
+from panscope.config import packaged_recipes
 from panscope.errors import NotFound
 from panscope.launch import anywhere, record
 from panscope.model.load import Config
-from panscope.recipe import Recipe, packaged_recipes, read_recipe
+from panscope.recipe import Recipe, read_recipe
 from panscope.stages.train import sweep
 from panscope.stages.train.objective import ArchitectureName
 

@@ -1,8 +1,12 @@
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
+from time import sleep
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.stages.loopback import Reply, serving
 from tests.web.conftest import SAES
 from tests.web.fixture_run import FakeLive, build
 
@@ -106,3 +110,26 @@ def test_what_cannot_be_explained_is_said(
     assert writable.post(f"/api/sae/{SAE}/feature/64/{route}", headers=GIVEN).status_code == 404
     assert writable.post(f"/api/sae/{SAE}/feature/0/{route}").status_code == 401
     assert client.post(f"/api/sae/{SAE}/feature/0/{route}", headers=GIVEN).status_code == 403
+
+
+def test_a_stop_does_not_wait_for_a_language_model(writable: TestClient) -> None:
+    """Two tries of 30 s each; nothing half scored is left."""
+    app, said = writable.app, []
+    with serving(lambda number, request: Reply(after_seconds=20)) as model:
+        endpoint = {"base_url": model.url, "model": "tiny-judge"}
+        recipe = {"explain": {"by": "endpoint", "endpoint": endpoint}}
+        (app.state.run.folder / "recipe.json").write_text(json.dumps(recipe))
+
+        def ask() -> None:
+            said.append(writable.post(f"/api/sae/{SAE}/feature/0/explain", headers=GIVEN))
+
+        asking = Thread(target=ask)
+        asking.start()
+        while not model.requests:
+            sleep(0.01)
+        app.state.stop()
+        asking.join(5)
+    assert not asking.is_alive()
+    assert said[0].status_code == 503
+    assert "was stopped before all answers came" in said[0].json()["error"]["message"]
+    assert writable.get(f"/api/sae/{SAE}/feature/0/labels").json() == []

@@ -9,6 +9,7 @@ from threading import RLock
 from typing import Any
 
 from panscope.errors import Corrupt, PanscopeError, Unsupported
+from panscope.kept import marks
 
 WAIT_SECONDS = 30.0  # for another writer
 HAS_STANDING = 3  # the first version whose file keeps how labels score
@@ -101,13 +102,17 @@ MIGRATIONS = (
 
 
 class Database:
-    """A file, opened when it is first asked for; threads may share it."""
+    """A file, opened when it is first asked for, and again once another stands in its place.
+
+    Threads may share it.
+    """
 
     def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection | None]) -> None:
         self.path = path
         self.lock = RLock()
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
+        self._opened: tuple[int, ...] = ()
 
     def rows(self, sql: str, *values: str | float) -> list[Any]:
         """Return what a question finds; half a surrogate pair, which no text has, becomes "?"."""
@@ -135,8 +140,13 @@ class Database:
             self._connection = None
 
     def _connected(self) -> sqlite3.Connection | None:
+        known = self._connection
+        # A checkpoint of the WAL changes the file too: to connect again takes 1 ms.
+        if known is not None and not known.in_transaction and self._opened != marks(self.path):
+            self.close()
         if self._connection is None:
             self._connection = self._connect(self.path)
+            self._opened = marks(self.path)
         return self._connection
 
 

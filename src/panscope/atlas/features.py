@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from panscope.atlas.records import Band, Context, Elsewhere, Example, Feature, SaeRecord
 from panscope.errors import NotFound, nearest
 from panscope.files import Manifest, checked, read_manifest, replacing, write_json
-from panscope.kept import Kept
+from panscope.kept import Kept, marks
 
 ROWS_PER_GROUP = 256
 OPEN_BYTES = 12 << 20  # of the files' indices as stored, ten times that in memory: 1.2 M features
@@ -192,16 +192,10 @@ class Atlas:
     def _checked(self, name: str) -> Path:
         """Check a file's bytes, again only if it is not the one that was checked."""
         path = self.folder / name
-        if not path.is_file() or self._seen.get(name) != _marks(path):
+        if not path.is_file() or self._seen.get(name) != marks(path):
             checked(self.folder, self.manifest, name)
-            self._seen[name] = _marks(path)
+            self._seen[name] = marks(path)
         return path
-
-
-def _marks(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file is written over."""
-    stat = path.stat()
-    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def _feature(row: dict[str, Any]) -> Feature:

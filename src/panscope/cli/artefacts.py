@@ -24,7 +24,7 @@ from panscope.place import Place
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--by", type=click.Choice(["words", "meaning"]), default="words", show_default=True)
 def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
-    """Find features by their labels.
+    """Find features by their labels, which `panscope explain` makes.
 
     By words: all must occur, the last may be unfinished, "words in quotes" follow each other. By
     meaning: nearest by the embedding model of the recipe's [explain.meaning].
@@ -42,10 +42,15 @@ def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
     with closing(Notes.reading(run / "notes.sqlite")) as notes:
         by_words = partial(notes.search, text, limit, sae=sae)
         found = by_words() if by == "words" else _by_meaning(run, notes, text, limit, sae)
+        has_labels = found or any(map(notes.methods, [sae] if sae else atlas.saes))
     if not found:
-        OUT.print(
-            "No label was found. Labels are made by panscope explain, and by people on the pages."
+        first = f"panscope explain {run / 'recipe.json'} --output {run} makes labels."
+        do = (
+            "All words of the search must be in it."
+            if has_labels
+            else f"None is there yet: {first}"
         )
+        OUT.print("No label was found.", do, markup=False, soft_wrap=True)
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("Sae", no_wrap=True)
@@ -81,8 +86,12 @@ def notes(run: Path, sae: str, remove: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    OUT.print(bookmarks_table(found["bookmarks"]))
-    OUT.print(edits_table(found["edits"]))
+    for name, table in (("bookmarks", bookmarks_table), ("edits", edits_table)):
+        if found[name]:
+            OUT.print(table(found[name]))
+    if not any(found.values()):
+        do = f"Bookmark features and save edits on the pages of panscope serve {run} --writable."
+        OUT.print("Nothing is kept yet.", do, markup=False, soft_wrap=True)
 
 
 def _by_meaning(run: Path, notes: Any, text: str, limit: int, sae: str) -> list[Any]:
@@ -95,7 +104,7 @@ def _by_meaning(run: Path, notes: Any, text: str, limit: int, sae: str) -> list[
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON.")
 def show(path: str, as_json: bool) -> None:
-    """Print what an artefact is, and what it was made from.
+    """Print what an artefact is, and what it was made from; its configuration with --json.
 
     \b
     panscope show runs/demo/suite

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from rich.live import Live
@@ -14,6 +14,9 @@ from rich.table import Table
 from panscope import edits
 from panscope.cli.terminal import FOLDER, OUT
 from panscope.events import Bars, fan_out, to_jsonl
+
+if TYPE_CHECKING:
+    from panscope.atlas.features import Atlas
 
 T = TypeVar("T")
 
@@ -45,16 +48,18 @@ def steer(
     =0 ablates. A temperature of 0 takes the likeliest token.
 
     \b
-    panscope steer runs/demo "The old woman" --feature resid_post.2/w2048_l0_20_s0:123*4
+    panscope steer runs/demo "The old woman" --feature 'resid_post.2/w2048_l0_20_s0:123*4'
     panscope steer runs/demo "Once" --edits edits.toml --temperature 0 --json
     panscope steer runs/demo "Once" --saved "more rain"
     """
+    typed = (*map(edits.parse, features), *(edits.read(file) if file else ()))
+    asked = (*typed, *_saved(run, saved))
+    _refuse_wrong(run, asked)  # before torch and the model are loaded, which takes 10 s
+
     from panscope import splice
     from panscope.model.generate import Sampling
     from panscope.splice import shown
 
-    typed = (*map(edits.parse, features), *(edits.read(file) if file else ()))
-    asked = (*typed, *_saved(run, saved))
     at_work = splice.opened(run)
     sampling = Sampling(temperature, seed) if temperature else None
     model = at_work.model
@@ -65,7 +70,8 @@ def steer(
             click.echo(json.dumps(asdict(one)))
         return
     written = list(_drawn(writing, lambda so_far: shown.texts(model, so_far)))
-    OUT.print(shown.strengths(asked, written))
+    if asked:
+        OUT.print(shown.strengths(asked, written))
 
 
 @click.command()
@@ -85,6 +91,7 @@ def contrast(
     panscope contrast runs/demo --a french.txt --b english.txt
     panscope contrast runs/demo --a true.txt --b false.txt pool=last answers='[" True", " False"]'
     """
+    known = _atlas(run)  # before torch is imported: 4 s
     from rich.markdown import Markdown  # 30 ms that other commands need not wait
 
     from panscope import splice
@@ -93,6 +100,10 @@ def contrast(
 
     config = contrast.Config.parse(override({}, overrides), "contrast")
     a, b = contrast.read_prompts(file_a), contrast.read_prompts(file_b)
+    for path, prompts in ((file_a, a), (file_b, b)):
+        contrast.refuse_few(str(path), prompts)
+    for sae in config.saes:
+        known.sae(sae)
     out = output or run / "contrast" / f"{file_a.stem}-{file_b.stem}"
     at_work = splice.opened(run)
     with Bars(OUT) as bars:
@@ -100,6 +111,20 @@ def contrast(
         emit = fan_out(bars, to_jsonl(run / "events.jsonl")) if is_inside else bars
         contrast.run(config, at_work.model, at_work.suite, a, b, out, emit)
     OUT.print(Markdown((out / "report.md").read_text(encoding="utf-8")))
+
+
+def _refuse_wrong(run: Path, asked: tuple[edits.Edit, ...]) -> None:
+    """Raise NotFound for no atlas or no such feature, ConfigError for multiples of no maximum."""
+    atlas = _atlas(run)
+    edits.refuse_unknown(asked, {name: record.width for name, record in atlas.saes.items()})
+    edits.in_raw_units(asked, lambda sae, index: atlas.feature(sae, index).max)
+
+
+def _atlas(run: Path) -> "Atlas":
+    """Open the atlas of a run; NotFound says what makes one."""
+    from panscope.atlas.features import Atlas
+
+    return Atlas(run / "atlas")
 
 
 def _saved(run: Path, names: tuple[str, ...]) -> Iterator[edits.Edit]:

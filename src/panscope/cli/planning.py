@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from panscope.cli.terminal import ERR, FOLDER, OUT
+from panscope.config import recipe_tree
 from panscope.events import Bars
 
 
@@ -48,6 +49,7 @@ def plan(
     panscope plan gemma-2-9b --no-calibration --price 2.50
     panscope plan gemma_scope_1 model.name=google/gemma-2-2b train.memory_gb=60 --json
     """
+    recipe_tree(recipe, overrides)  # refuses before the stages, and torch, are imported: 4 s
     from panscope.model.load import read_outline
     from panscope.plan import calibrate, plan, report
     from panscope.plan.cost import Prices

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -110,10 +111,9 @@ def manifest_table(folder: Place, manifest: files.Manifest) -> Table:
     n_bytes = sum(record.size_bytes for record in manifest.files.values())
     table.add_row("kind", f"{manifest.kind}, format {manifest.format_version}")
     table.add_row("digest", manifest.digest)
-    table.add_row("files", f"{len(manifest.files)}, {n_bytes / 1e6:.1f} MB")
+    table.add_row("files", f"{len(manifest.files)}, {decimal(n_bytes)}")
     for name, digest in manifest.inputs.items():
         table.add_row(f"from {name}", digest)
-    table.add_row("config", json.dumps(manifest.config))
     return table
 
 

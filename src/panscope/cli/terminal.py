@@ -10,7 +10,8 @@ import click
 from rich.console import Console
 
 from panscope.allocator import keep_freed_memory
-from panscope.errors import PanscopeError
+from panscope.config import recipe_tree
+from panscope.errors import PanscopeError, nearest
 from panscope.events import Bars
 
 OUT = Console(highlight=False)
@@ -30,6 +31,16 @@ class Verbs(click.Group):
             ERR.print(str(error), markup=False, soft_wrap=True)
             sys.exit(error.exit_code)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; a wrong name is answered with the nearest right ones, or all."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            do = nearest(args[0], self.commands)
+            raise click.UsageError(f"no command {args[0]!r}; {do}", ctx) from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they are used."""
         return list(self.commands)
@@ -45,6 +56,7 @@ def crew_of(
     ray_address: str | None = None,
 ) -> Iterator[Any]:
     """Read a recipe and yield those who run it, with bars on the terminal and events in the run."""
+    recipe_tree(recipe, overrides)  # refuses before the stages, and torch, are imported: 4 s
     from panscope import cluster, jobs
     from panscope.launch import record
     from panscope.recipe import read_recipe

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,11 +12,14 @@ from panscope.cli.tables import print_errors, print_labels, print_metrics
 from panscope.cli.terminal import FOLDER, crew_of
 from panscope.errors import ConfigError
 
+TEXT = """A .txt .jsonl .jsonl.gz .jsonl.xz or .parquet file, a folder of .txt files, or hf://name.
+ [default: pocket]"""
+
 
 @click.command()
 @click.option("--output", type=FOLDER, default=Path("runs/demo"), show_default=True)
-@click.option("--model", help="A folder or Hub id of a Gemma 2 model.  [default: pocket]")
-@click.option("--text", help="Text to read: .txt .jsonl .jsonl.gz .parquet or hf://name.")
+@click.option("--model", help="A model's folder or Hub id.  [default: pocket]")
+@click.option("--text", help=TEXT)
 @click.option("--no-serve", is_flag=True, help="Stop when all is made.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
@@ -123,8 +127,10 @@ def explain(
     panscope explain demo --output runs/demo explain.by=endpoint explain.at_most=20 \\
         explain.endpoint.base_url=http://localhost:8000/v1 explain.endpoint.model=qwen3-32b
     """
-    chosen = {"explain.saes": list(saes), "explain.features": _indices(features)}
-    named = tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items() if value)
+    given = {"saes": list(saes), "features": _indices(features)}
+    chosen = {key: value for key, value in given.items() if value}
+    named = tuple(f"explain.{key}={json.dumps(value)}" for key, value in chosen.items())
+    _refuse_unknown(output, chosen)  # before a recipe's stages, and torch, are imported: 4 s
     with crew_of(recipe, (*overrides, *named), output) as crew:
         if not rescore:
             crew.run("explain")
@@ -132,6 +138,14 @@ def explain(
             crew.launch.rescore()
     if crew.leads:
         print_labels(output)
+
+
+def _refuse_unknown(run: Path, chosen: dict[str, Any]) -> None:
+    """Raise NotFound for no atlas, and for Saes and features that it does not have."""
+    from panscope.atlas.features import Atlas
+    from panscope.stages import explain
+
+    explain.refuse_unknown(explain.Config.parse(chosen, "explain"), Atlas(run / "atlas"))
 
 
 def _indices(text: str) -> list[int]:

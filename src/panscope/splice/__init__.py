@@ -3,7 +3,7 @@
 from panscope.splice.beside import Beside, Guess, Written, beside
 from panscope.splice.edited import Steering, steered, steering
 from panscope.splice.opened import Opened, joined, opened
-from panscope.splice.replaced import Clean, Sums, clean, logits, rebuilt, side_by_side
+from panscope.splice.replaced import Clean, Sums, clean, finite, logits, rebuilt, side_by_side
 
 __all__ = [
     "Beside",
@@ -15,6 +15,7 @@ __all__ = [
     "Written",
     "beside",
     "clean",
+    "finite",
     "joined",
     "logits",
     "opened",

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from panscope.axes import Activations
+from panscope.errors import Unsupported
 from panscope.kernels.pairs import Pairs
 from panscope.model import tap
 from panscope.model.load import Model
@@ -64,8 +65,26 @@ def clean(
 def side_by_side(
     values: Values, sites: Sequence[Site], mask: Bool[Tensor, "batch position"]
 ) -> Activations:
-    """Lay the values of the unmasked tokens at some sites beside one another, in float32."""
-    return torch.cat([values[site][mask] for site in sites], dim=1).float()
+    """Lay the values of the unmasked tokens at some sites beside one another, in float32.
+
+    Raises Unsupported as `finite` does.
+    """
+    return finite({site: values[site][mask] for site in sites})
+
+
+def finite(values: Mapping[Site, Float[Tensor, "tokens _"]]) -> Activations:
+    """Lay tokens' values at sites beside one another, in float32.
+
+    Raises Unsupported for NaN and infinity, which fire nothing or everything and would be counted.
+    """
+    x = torch.cat([*values.values()], dim=1).float()
+    if not x.sum().isfinite():  # one number for all: `isfinite` of each costs ten times as much
+        for site, value in values.items():
+            if n_bad := int((~value.isfinite()).any(1).sum()):
+                found = f"hold NaN or infinity at {n_bad} of {len(value)} tokens"
+                do = "load the model in another dtype: float16 ends at 65,504"
+                raise Unsupported(f"activations of {site}", found, do)
+    return x
 
 
 def rebuilt(sae: Sae, pairs: Pairs, x: Activations) -> Float[Tensor, "tokens d_out"]:

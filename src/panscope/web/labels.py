@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,7 +22,7 @@ from panscope.web.run import RunFolder
 from panscope.web.writing import may_write
 
 ANSWER_SECONDS = 30.0  # of a language model, for one question
-Stage = Callable[[explain.Config, Atlas, Notes, Path, Emit], Mapping[str, int]]
+Stage = Callable[[explain.Config, Atlas, Notes, Path, Emit, Event], Mapping[str, int]]
 
 router = APIRouter(prefix="/api", tags=["labels"], responses=FAILURES)
 
@@ -106,8 +107,8 @@ def _done(run: RunFolder, sae: str, index: int, stage: Stage) -> Mapping[str, in
     run.catalogue.check(sae, index)
     config = _hurried(explain.config_of(run.folder), sae, index)
     atlas, answers = Atlas(run.folder / "atlas"), run.folder / "answers"
-    with run.explaining.take(), closing(Notes.open(run.notes.path)) as notes:
-        return stage(config, atlas, notes, answers, silent)
+    with run.explaining.take() as ending, closing(Notes.open(run.notes.path)) as notes:
+        return stage(config, atlas, notes, answers, silent, ending)
 
 
 def _hurried(config: explain.Config, sae: str, index: int) -> explain.Config:

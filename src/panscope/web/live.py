@@ -235,8 +235,7 @@ class Live:
 @torch.inference_mode()
 def _encoded(sae: Sae, read: dict[Site, Float[Tensor, "1 position d_site"]]) -> LatentsOfTokens:
     """Encode what a Sae reads at every token but the first, the BOS: no Sae was trained on it."""
-    x = torch.cat([read[site][0, 1:] for site in sae.reads], dim=-1)
-    return sae.encode(x.float().cpu())
+    return sae.encode(splice.finite({site: read[site][0, 1:].cpu() for site in sae.reads}))
 
 
 def _bytes_of(sae: Sae) -> int:

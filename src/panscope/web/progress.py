@@ -11,6 +11,7 @@ from typing import Literal
 
 from panscope.errors import Corrupt
 from panscope.events import Advanced, Event, Finished, Measured, Started, Warned, from_json
+from panscope.kept import marks
 
 EVENTS = "events.jsonl"
 QUIET_SECONDS = 120.0
@@ -52,6 +53,7 @@ class Progress:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = Lock()
+        self._file: list[int] = []
         self._forget()
 
     def view(self, now: float | None = None) -> ProgressView:
@@ -69,14 +71,16 @@ class Progress:
         self._warnings: list[str] = []
 
     def _read_on(self) -> None:
-        """Take in the whole lines that are new; a file that has become shorter is another one."""
-        if not self._path.is_file():
+        """Take in the whole lines that are new; of another file, or a shorter one, all of them."""
+        *file, size_bytes, _ = marks(self._path) or (0, 0, 0, 0)
+        if file != self._file or size_bytes < self._read_bytes:
+            self._forget()
+            self._file = file
+        if size_bytes == self._read_bytes:
             return
-        with self._path.open("rb") as file:
-            if file.seek(0, 2) < self._read_bytes:
-                self._forget()
-            file.seek(self._read_bytes)
-            new = file.read()
+        with self._path.open("rb") as opened:
+            opened.seek(self._read_bytes)
+            new = opened.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._read_bytes += len(whole)
         for line in whole.decode(errors="replace").splitlines():

@@ -1,17 +1,21 @@
-"""RunFolder: the folder that is being shown, its parts opened when they are first asked for."""
+"""RunFolder: the folder that is being shown, its parts opened when they are first asked for.
+
+Commands may change it meanwhile. Atlas and suite are opened again once they have been made anew,
+by a look at their manifests with each request.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from panscope.atlas.features import Atlas
 from panscope.atlas.notes import Notes
 from panscope.atlas.queries import Catalogue
-from panscope.errors import NotFound, PanscopeError
-from panscope.files import read_manifest
+from panscope.errors import Incomplete, NotFound, PanscopeError
+from panscope.files import MANIFEST, read_manifest
+from panscope.kept import Current, marks
 from panscope.web.background import Background
 from panscope.web.progress import EVENTS, Progress
 from panscope.web.readings import ReadsText
@@ -62,9 +66,9 @@ class RunFolder:
         self.background = Background()
         self.progress = Progress(folder / EVENTS)
         self.notes = Notes.reading(folder / "notes.sqlite")
-        self._live = live
-        self._catalogue: Catalogue | None = None
-        self._lock = Lock()
+        self._given = live
+        self._live = Current[ReadsText]()
+        self._catalogue = Current[Catalogue]()
 
     def stop(self) -> None:
         """End what is at work in the background, and send away who waits for the model."""
@@ -74,28 +78,23 @@ class RunFolder:
 
     @property
     def catalogue(self) -> Catalogue:
-        """The atlas; asked for again after a failure, it looks again."""
-        with self._lock:
-            if self._catalogue is None:
-                self._catalogue = Catalogue(_open_atlas(self.folder))
-            return self._catalogue
+        """The atlas as it is now; asked for again after a failure, it looks again."""
+        made = marks(self.folder / "atlas" / MANIFEST)
+        return self._catalogue.get(made, lambda: Catalogue(_open_atlas(self.folder)))
 
     @property
     def live(self) -> ReadsText:
         """The model and the suite, ready to read text."""
-        catalogue = self.catalogue
-        with self._lock:
-            if self._live is None:
-                # Importing torch takes seconds and 200 MB, and browsing must not need it.
-                from panscope.web.live import Live
-
-                self._live = Live(self.folder / "suite", catalogue)
-            return self._live
+        if self._given is not None:
+            return self._given
+        catalogue, suite = self.catalogue, self.folder / "suite"
+        made = (catalogue, marks(suite / MANIFEST))
+        return self._live.get(made, lambda: _loaded(suite, catalogue))
 
     @property
     def has_suite(self) -> bool:
         """Whether there are Saes that could be run on a text."""
-        return self._live is not None or (self.folder / "suite").is_dir()
+        return self._given is not None or (self.folder / "suite").is_dir()
 
     def label_text(self, sae: str, index: int) -> str:
         """What is shown as a feature's label; empty if it has none."""
@@ -131,12 +130,20 @@ def is_run(folder: Path) -> bool:
     return (folder / "atlas").is_dir() or (folder / EVENTS).is_file()
 
 
+def _loaded(suite: Path, catalogue: Catalogue) -> ReadsText:
+    # Importing torch takes seconds and 200 MB, and browsing must not need it.
+    from panscope.web.live import Live
+
+    return Live(suite, catalogue)
+
+
 def _open_atlas(folder: Path) -> Atlas:
+    at_work = "see /progress for what its stages are doing" * (folder / EVENTS).is_file()
     if not (folder / "atlas").is_dir():
-        at_work = "see /progress for what its stages are doing"
         make = "give a run folder, or make one with panscope demo or panscope describe"
-        do = at_work if (folder / EVENTS).is_file() else make
-        raise NotFound(str(folder), "holds no atlas", do)
+        raise NotFound(str(folder), "holds no atlas", at_work or make)
+    if at_work and not (folder / "atlas" / MANIFEST).is_file():
+        raise Incomplete(f"{folder}/atlas", "has no manifest.json yet", at_work)
     return Atlas(folder / "atlas")
 
 

@@ -53,8 +53,9 @@ def by_meaning(run: Run, request: MeaningRequest) -> Hits:
     """
     endpoint = explain.embedding_of(run.folder)
     quick = endpoint.model_copy(update={"tries": 1, "timeout_seconds": EMBEDDING_SECONDS})
-    with run.turns.take():
-        found = explain.search(quick, run.notes, request.text, request.limit, request.sae)
+    with run.turns.take() as ending:
+        asked = (request.text, request.limit, request.sae)
+        found = explain.search(quick, run.notes, *asked, ending)
     hits = [replace(hit, value=1 - f.rank) for f in found for hit in _described(run, [f.label])]
     return _hits(run, hits, len(hits), 0)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import BoundedSemaphore, Condition
+from threading import BoundedSemaphore, Condition, Event
 
 from panscope.web.problem import RETRY_SECONDS, Refused
 
@@ -23,17 +23,21 @@ class Turns:
         self._places = BoundedSemaphore(1 + n_waiting)
         self._change = Condition()
         self._taken = self._closed = False
+        self._ending = Event()
         self._wait_seconds = wait_seconds
 
     @contextmanager
-    def take(self) -> Iterator[None]:
-        """Hold the turn inside a with block; Refused (503) if the queue is full or too slow."""
+    def take(self) -> Iterator[Event]:
+        """Hold the turn inside a with block; yield what is set when it must end.
+
+        Raises Refused (503) if the queue is full or too slow.
+        """
         if not self._places.acquire(blocking=False):
             raise self._busy("has a full queue")
         try:
             self._wait()
             try:
-                yield
+                yield self._ending
             finally:
                 self._give_back()
         finally:
@@ -43,6 +47,7 @@ class Turns:
         """Send away those who wait, and all who come: the server stops."""
         with self._change:
             self._closed = True
+            self._ending.set()
             self._change.notify_all()
 
     def _wait(self) -> None:
@@ -54,7 +59,7 @@ class Turns:
                 raise self._busy("is being stopped")
             if not is_over:
                 raise self._busy(f"was not free within {self._wait_seconds:.0f} s")
-            self._taken = True
+            self._taken, self._ending = True, Event()
 
     def _give_back(self) -> None:
         with self._change:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from panscope import splice
 from panscope.axes import Latents
 from panscope.model import ragged
 from panscope.model.load import Model
@@ -50,7 +51,7 @@ def pooled(
         kept = [_ordinary(model, row) for row in batch]
         for name, sae in saes.items():
             for number, which in enumerate(kept):
-                x = torch.cat([values[site][number][which] for site in sae.reads], -1).float()
+                x = splice.finite({site: values[site][number][which] for site in sae.reads})
                 parts[name].append((POOLS[pool](sae.encode(x)).cpu(), POOLS[pool](x).cpu()))
         tell()
     return {

@@ -31,6 +31,9 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except UnicodeDecodeError as error:
+        found = f"is not UTF-8 at byte {error.start}"
+        raise ConfigError(str(path), found, "convert the file to UTF-8") from error
     except ValueError as error:
         raise ConfigError(str(path), f"cannot be read ({error})", "correct it") from error
     if not isinstance(found, list) or not all(isinstance(prompt, str) for prompt in found):
@@ -38,11 +41,16 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     return tuple(prompt for prompt in found if prompt.strip())
 
 
+def refuse_few(where: str, prompts: Sequence[object]) -> None:
+    """Raise ConfigError for a set that is too small to be halved and tested."""
+    if len(prompts) < FEWEST:
+        raise ConfigError(where, f"has {len(prompts)} prompts", f"give {FEWEST} or more")
+
+
 def halved(a: Sequence[Tokens], b: Sequence[Tokens], seed: int) -> Prompts:
     """Draw half of each set to be held out. Raises ConfigError for sets that are too small."""
     for name, rows in (("a", a), ("b", b)):
-        if len(rows) < FEWEST:
-            raise ConfigError(f"set {name}", f"has {len(rows)} prompts", f"give {FEWEST} or more")
+        refuse_few(f"set {name}", rows)
     generator = torch.Generator().manual_seed(seed)
     halves = [torch.randperm(len(rows), generator=generator) < len(rows) // 2 for rows in (a, b)]
     is_a = torch.cat([torch.ones(len(a)), torch.zeros(len(b))]).bool()

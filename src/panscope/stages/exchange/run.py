@@ -52,8 +52,8 @@ def read(
     started = time.monotonic()
     wanted = {"only": list(only), **ends._asdict(), "revision": revision}
     place = hub.locate(source, revision)
-    _refuse_ours(source, place.names)
     names = chosen(source, [name for name in place.names if _may_be_weights(name)], wanted["only"])
+    _refuse_ours(source, place.names, names)
     if isinstance(place, hub.Repository) and not wanted["only"]:
         _refuse_many(source, names)
     config, inputs = {"source": source, **wanted}, {"source": place.digest(names)}
@@ -72,9 +72,10 @@ def read(
     return Suite.open(into)
 
 
-def _refuse_ours(source: str, names: Iterable[str]) -> None:
-    """Raise ConfigError for a suite: our weights have the names of Gemma Scope 2's."""
-    if {files.MANIFEST, "sae.json"} <= {PurePosixPath(name).name for name in names}:
+def _refuse_ours(source: str, names: Iterable[str], chosen: Iterable[str]) -> None:
+    """Raise ConfigError for Saes of a suite: our weights have the names of Gemma Scope 2's."""
+    ours = {str(PurePosixPath(name).with_name("sae.json")) for name in chosen}
+    if ours & set(names) and files.MANIFEST in {PurePosixPath(name).name for name in names}:
         do = f"use it as it is, or, on the Hub, panscope pull {source}"
         raise ConfigError(source, "holds a suite of panscope", do)
 

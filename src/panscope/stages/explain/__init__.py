@@ -2,6 +2,6 @@
 
 from panscope.stages.explain.meaning import search
 from panscope.stages.explain.rescore import rescore
-from panscope.stages.explain.run import Config, config_of, embedding_of, run
+from panscope.stages.explain.run import Config, config_of, embedding_of, refuse_unknown, run
 
-__all__ = ["Config", "config_of", "embedding_of", "rescore", "run", "search"]
+__all__ = ["Config", "config_of", "embedding_of", "refuse_unknown", "rescore", "run", "search"]

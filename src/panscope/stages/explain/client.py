@@ -10,16 +10,18 @@ others. What will not pass (a wrong key or model) stops the run.
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Condition, Event, Lock
+from signal import SIGINT
+from threading import Condition, Event, Lock, Thread
 from typing import Any, TypeVar
 
 from panscope import files
 from panscope.config import digest_of
-from panscope.errors import ConfigError, NotFound, PanscopeError, nearest
+from panscope.errors import ConfigError, Interrupted, NotFound, PanscopeError, nearest
 from panscope.stages.explain import answer
 from panscope.stages.explain.dialect import Dialect
 from panscope.stages.explain.endpoint import Endpoint, Spent, key_of
@@ -27,6 +29,7 @@ from panscope.stages.explain.prompts import Messages
 
 Answer = TypeVar("Answer")
 PAUSE_AT_MOST_SECONDS = 300.0
+LOOK_SECONDS = 0.2  # while an answer is awaited, whether the client has been closed
 IN_A_ROW = 10  # questions without an answer, one after another, after which the run stops
 PASSING = {408, 409, 425, 429}
 OF_ONE_QUESTION = {400, 413, 422}  # too long, or about what the server's filter forbids
@@ -81,7 +84,7 @@ class Client:
         return self._asked("/embeddings", body, lambda tree: answer.vectors_in(tree, len(texts)))
 
     def close(self) -> None:
-        """Let go of the connections; who waits for a turn gets no answer."""
+        """Let go of the connections, and of who waits for a turn or an answer."""
         self.closing.set()
         self.http.close()
 
@@ -89,6 +92,11 @@ class Client:
         """Say what has been asked and spent so far."""
         with self.lock:
             return self.spent.metrics(self.endpoint)
+
+    def warnings(self) -> list[str]:
+        """Say what was asked in vain so far, and why."""
+        with self.lock:
+            return list(self.spent.warnings(self.endpoint))
 
     @contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
@@ -110,8 +118,7 @@ class Client:
         why = ""
         for number in range(self.endpoint.tries):
             self._wait_for_a_turn()
-            if self.closing.is_set():
-                return None
+            self._refuse_closed()
             try:
                 return self._sent(route, body, read)
             except Refused as refused:
@@ -143,7 +150,7 @@ class Client:
 
         sent = self.dialect.spoken(body)
         try:
-            response = self.http.post(route, json=sent)
+            response = self._posted(route, sent)
         except httpx2.HTTPError as error:  # no connection, too slow, torn
             raise Passing(f"{type(error).__name__}: {error}") from error
         status, reason = response.status_code, answer.reason_in(response.text)
@@ -157,6 +164,26 @@ class Client:
         if status in OF_ONE_QUESTION and self.spent.asked + self.spent.kept:
             raise Refused(f"the server answered {status} {reason}".rstrip())
         raise self._refusal(route, response, reason)
+
+    def _posted(self, route: str, sent: dict[str, Any]) -> Any:
+        """Post, and wait for the answer or for the end: a server may take minutes."""
+        answered = Future[Any]()
+
+        def post() -> None:
+            try:
+                answered.set_result(self.http.post(route, json=sent))
+            except Exception as error:  # noqa: BLE001 - raised where it is awaited
+                answered.set_exception(error)
+
+        Thread(target=post, daemon=True).start()
+        while not wait([answered], LOOK_SECONDS).done:
+            self._refuse_closed()
+        return answered.result()
+
+    def _refuse_closed(self) -> None:
+        if self.closing.is_set():
+            do = "run the same command again: what was answered is not asked again"
+            raise Interrupted("explain", "was stopped before all answers came", do, SIGINT)
 
     def _read(self, response: Any, read: Callable[[Any], Answer]) -> Answer:
         """Count what an answer cost, usable or not, and read it."""
@@ -216,6 +243,7 @@ class Client:
         with self.lock:
             self.spent.failed += 1
             self.spent.failed_in_a_row += 1
+            self.spent.why = why
             if self.spent.failed_in_a_row < IN_A_ROW:
                 return
         found = f"{IN_A_ROW} questions in a row had no answer ({why})"
@@ -230,8 +258,11 @@ def refuse_without_library() -> None:
         raise ConfigError("explain", "httpx2 is not installed", do)
 
 
-def connect(endpoint: Endpoint, kept: Path) -> Client:
-    """Make a client; ConfigError without a model's name, the library or the key that is named."""
+def connect(endpoint: Endpoint, kept: Path, closing: Event | None = None) -> Client:
+    """Make a client, which is closed by `closing` too.
+
+    Raises ConfigError without a model's name, the library or the key that is named.
+    """
     refuse_without_library()
     import httpx2
 
@@ -242,7 +273,7 @@ def connect(endpoint: Endpoint, kept: Path) -> Client:
     http = httpx2.Client(
         base_url=endpoint.base_url, headers=headers, timeout=endpoint.timeout_seconds, limits=limits
     )
-    closing = Event()
+    closing = closing or Event()
     return Client(endpoint, kept, http, closing.wait, closing)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -74,6 +74,8 @@ class Spent:
     tokens_in: int = 0
     tokens_out: int = 0
     failed_in_a_row: int = 0
+    why: str = ""
+    """The reason of the last question that had no answer."""
 
     def dollars(self, endpoint: Endpoint) -> float:
         """Price the tokens."""
@@ -91,6 +93,14 @@ class Spent:
             "tokens in": self.tokens_in,
             "tokens out": self.tokens_out,
         }
+
+    def warnings(self, endpoint: Endpoint) -> Iterator[str]:
+        """Say what was asked in vain, and why."""
+        if self.cut:
+            cut = f"answers cut off at {endpoint.answer_tokens} tokens: {self.cut:,}"
+            yield f"{cut}; raise explain.endpoint.answer_tokens"
+        if self.failed:
+            yield f"questions without an answer: {self.failed:,}; the last one: {self.why}"
 
 
 def key_of(endpoint: Endpoint) -> str:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event
 
 from panscope.atlas.features import Atlas
 from panscope.atlas.labels import HUMAN, Label
@@ -22,33 +23,42 @@ from panscope.stages.explain.run import (
     in_company,
     manner_of,
     named_saes,
+    refuse_unknown,
     rows_of,
 )
 from panscope.stages.explain.score import Reading, scores
 
 
 def rescore(
-    config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit
+    config: Config,
+    atlas: Atlas,
+    notes: Notes,
+    kept: Path,
+    emit: Emit,
+    closing: Event | None = None,
 ) -> Mapping[str, int]:
     """Score the labels of people that are shown, into `notes`; say how many became what.
 
-    Raises NotFound for a Sae or feature that is not there.
+    Raises as `run` does.
     """
+    refuse_unknown(config, atlas)
     started, counts = time.monotonic(), Counter[str]()
     labels = [
         label for sae in named_saes(config, atlas) for label in _labels(config, atlas, notes, sae)
     ]
     rows = rows_of(atlas)
     emit(Started(STAGE, len(labels), "labels"))
-    with explainer_of(config, kept) as (explainer, spent):
-        manner = manner_of(config, atlas, explainer)
+    with explainer_of(config, kept, closing) as asked:
+        manner = manner_of(config, atlas, asked.explainer)
         for label in labels:
             company = in_company(config, atlas, label.sae, [label.index])
             cases = [case(manner, feature, rows) for feature in atlas.features(label.sae, company)]
             counts[_scored(manner, label, cases, notes)] += 1
-            emit(Advanced(STAGE, counts.total(), spent()))
+            emit(Advanced(STAGE, counts.total(), asked.spent()))
     if n := counts["without windows"]:
         text = f"not scored, for want of examples in different documents: {n:,} of the labels"
+        emit(Warned(STAGE, text))
+    for text in asked.in_vain():
         emit(Warned(STAGE, text))
     emit(Finished(STAGE, time.monotonic() - started))
     return counts

@@ -1,17 +1,19 @@
 """From an Atlas to labels with scores: features in groups, each written when it is whole."""
 
+import contextlib
 import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Annotated, Literal
+from threading import Event
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -66,6 +68,14 @@ class Config(config.Config):
         return self.endpoint.at_once if self.by == "endpoint" else 1
 
 
+class Asked(NamedTuple):
+    """An explainer, what it has spent so far, and what it was asked in vain."""
+
+    explainer: Explainer
+    spent: Callable[[], Metrics]
+    in_vain: Callable[[], list[str]]
+
+
 def config_of(run: Path) -> Config:
     """Read how the recipe of a run folder explains; a run without one explains as usual.
 
@@ -85,17 +95,26 @@ def embedding_of(run: Path) -> Endpoint:
     if (endpoint := config_of(run).meaning) is not None:
         return endpoint
     do = "name an embedding model in [explain.meaning] and run panscope explain"
-    raise ConfigError(run.resolve().name, "has no labels by meaning", do)
+    raise ConfigError(str(run), "has no labels by meaning", do)
 
 
-def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> Mapping[str, int]:
+def run(
+    config: Config,
+    atlas: Atlas,
+    notes: Notes,
+    kept: Path,
+    emit: Emit,
+    closing: Event | None = None,
+) -> Mapping[str, int]:
     """Label the features of an atlas and score the labels, into `notes`; say how many became what.
 
     Answers of an endpoint are kept in the folder `kept`. A feature that has a label made in the
     same way from the same windows is left as it is.
 
-    Raises NotFound for a Sae or feature that is not there.
+    Raises NotFound for a Sae or feature that is not there, Interrupted once `closing` is set while
+    an endpoint is asked.
     """
+    refuse_unknown(config, atlas)
     started, counts = time.monotonic(), Counter[str]()
     indices = {sae: chosen(config, atlas, sae) for sae in named_saes(config, atlas)}
     rows, found = rows_of(atlas), defaultdict[str, list[Score]](list)
@@ -103,9 +122,9 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
     # The explainer ends first: on an interrupt it lets go of the threads that wait for an answer.
     with (
         ThreadPoolExecutor(config.at_once) as pool,
-        explainer_of(config, kept) as (explainer, spent),
+        explainer_of(config, kept, closing) as asked,
     ):
-        manner = manner_of(config, atlas, explainer)
+        manner = manner_of(config, atlas, asked.explainer)
         for sae, group in _groups(indices):
             features = atlas.features(sae, in_company(config, atlas, sae, group))
             cases = [case(manner, feature, rows) for feature in features]
@@ -114,11 +133,10 @@ def run(config: Config, atlas: Atlas, notes: Notes, kept: Path, emit: Emit) -> M
             counts += became + Counter({"features": len(group)})
             for score in (score for label in made for score in label.scores):
                 found[score.scorer].append(score)
-            emit(Advanced(STAGE, counts["features"], {**_means(found), **spent()}))
-        counts["cut off"] = int(spent().get("cut off", 0))
+            emit(Advanced(STAGE, counts["features"], {**_means(found), **asked.spent()}))
     if config.meaning is not None:
         meaning.learn(config.meaning, notes)
-    for text in _said(config, counts):
+    for text in (*_said(counts), *asked.in_vain()):
         emit(Warned(STAGE, text))
     emit(Finished(STAGE, time.monotonic() - started))
     return counts
@@ -129,16 +147,22 @@ def named_saes(config: Config, atlas: Atlas) -> list[str]:
     for pattern in config.saes:
         if not any(fnmatchcase(sae, pattern) for sae in atlas.saes):
             found = f"no Sae is named {pattern!r}"
-            raise NotFound("explain.saes", found, nearest(pattern, atlas.saes))
+            patterns = [f"{sae.split('/')[0]}/*" for sae in atlas.saes]
+            raise NotFound("explain.saes", found, nearest(pattern, (*atlas.saes, *patterns)))
     return [sae for sae in atlas.saes if any(fnmatchcase(sae, p) for p in config.saes)]
+
+
+def refuse_unknown(config: Config, atlas: Atlas) -> None:
+    """Raise NotFound for Saes and features that are named and not there."""
+    for sae in named_saes(config, atlas):
+        width = atlas.sae(sae).width
+        if beyond := [index for index in config.features if index >= width]:
+            do = f"give indices from 0 to {width - 1}"
+            raise NotFound("explain.features", f"{sae} has no feature {beyond[0]}", do)
 
 
 def chosen(config: Config, atlas: Atlas, sae: str) -> list[int]:
     """List the features to explain, in order of their index."""
-    width = atlas.sae(sae).width
-    if beyond := [index for index in config.features if index >= width]:
-        do = f"give indices from 0 to {width - 1}"
-        raise NotFound("explain.features", f"{sae} has no feature {beyond[0]}", do)
     asked = sorted(set(config.features)) or _alive(atlas, sae)
     if config.at_most is None or config.at_most >= len(asked):
         return asked
@@ -184,15 +208,16 @@ def manner_of(config: Config, atlas: Atlas, explainer: Explainer) -> Manner:
 
 
 @contextmanager
-def explainer_of(config: Config, kept: Path) -> Iterator[tuple[Explainer, Callable[[], Metrics]]]:
-    """Yield the explainer that the recipe names, and what tells what it has spent."""
+def explainer_of(config: Config, kept: Path, closing: Event | None) -> Iterator[Asked]:
+    """Yield the explainer that the recipe names."""
     if config.by == "rules":
-        yield Explainer("panscope", "rules", rules.explain, Letter), dict
+        yield Asked(Explainer("panscope", "rules", rules.explain, Letter), dict, list)
         return
-    with closing(connect(config.endpoint, kept)) as client:
+    with contextlib.closing(connect(config.endpoint, kept, closing)) as client:
         explain = partial(judge.explain, ask=client.ask)
         read = partial(Judge, ask=client.ask)
-        yield Explainer(config.endpoint.model, "model", explain, read), client.metrics
+        explainer = Explainer(config.endpoint.model, "model", explain, read)
+        yield Asked(explainer, client.metrics, client.warnings)
 
 
 def _means(found: Mapping[str, Sequence[Score]]) -> Metrics:
@@ -207,11 +232,8 @@ def _mean(values: Sequence[float | None]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _said(config: Config, counts: Counter[str]) -> Iterator[str]:
+def _said(counts: Counter[str]) -> Iterator[str]:
     if n := counts["without windows"]:
         yield f"not explained, for want of examples in different documents: {n:,} of the features"
     if n := counts["without answer"]:
         yield f"not explained, for want of a usable answer: {n:,} of the features"
-    if n := counts["cut off"]:
-        allowed = config.endpoint.answer_tokens
-        yield f"answers cut off at {allowed} tokens: {n:,}; raise explain.endpoint.answer_tokens"
