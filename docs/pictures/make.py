@@ -27,6 +27,7 @@ SAE = "resid_post.2/w2048_l0_20_s0"
 CONTRAST = "german-english"
 TEXT = "The old woman sat by the sea. Am Abend ging der alte Mann nach Hause."
 TOKEN = "a-token-of-the-pictures"
+JUDGED = (".labels > details > summary", ".judgements > summary")
 MOST_BYTES = 120_000
 
 
@@ -40,7 +41,7 @@ class Picture:
     name: str
     address: str
     ready: str
-    click: str = ""
+    clicks: tuple[str, ...] = ()
     width: int = 1280
     height: int = 800
 
@@ -55,9 +56,9 @@ def pictures(index: int) -> list[Picture]:
         Picture("feature", f"{feature}?text={text}", "#test-result .peak"),
         Picture("microscope", f"/microscope?text={text}", ".site .pick"),
         Picture("search", f"/search?by=text&text={text}", "#results h2:not(:empty)"),
-        Picture("steer", f"/steer?prompt=Once upon a time&feature={edit}", "#texts", "#write"),
+        Picture("steer", f"/steer?prompt=Once upon a time&feature={edit}", "#texts", ("#write",)),
         Picture("contrast", f"/contrast/{CONTRAST}", "table"),
-        Picture("labels", feature, ".history", ".labels summary"),
+        Picture("labels", feature, ".judged .t", JUDGED),
         Picture("tour", "/tour#guess", "#shown .peak"),
         Picture("progress", "/progress", "#saes td", height=640),
         Picture("feature-phone", feature, ".example .peak", width=390),
@@ -83,8 +84,8 @@ def take(page: Page, picture: Picture) -> bytes:
     """Open a view and return it as WebP, once nothing in it moves."""
     page.set_default_timeout(60_000)
     page.goto(picture.address if "#" in picture.address else f"{picture.address}#token={TOKEN}")
-    if picture.click:
-        page.locator(picture.click).click()
+    for click in picture.clicks:
+        page.locator(click).first.click()
     page.locator(picture.ready).first.wait_for()
     page.locator("#stop:visible, .skeleton").first.wait_for(state="hidden")
     page.wait_for_timeout(1_000)

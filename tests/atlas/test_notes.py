@@ -1,9 +1,12 @@
 import json
 import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from secrets import token_hex
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,9 +20,25 @@ from panscope.errors import ConfigError, Corrupt, NotFound, PanscopeError, Unsup
 
 SAE = "resid_post.1/w64_l0_20"
 
+SCORED = st.lists(
+    st.builds(
+        Score,
+        st.sampled_from(["detection", "fuzzing"]),
+        st.sampled_from([None, 0.0, 0.25, 0.5, 1.0]),
+        st.none(),
+        st.just(9),
+        author=st.sampled_from(["", "judge"]),
+    ),
+    max_size=3,
+)
+
 
 def label(text: str = "months of the year", index: int = 3, method: str = "rules") -> Label:
     return Label(SAE, index, text, "panscope", method)
+
+
+def found(notes: Notes, *asked: Any) -> list[int]:
+    return sorted(notes.scored(*asked).tolist())
 
 
 @pytest.fixture
@@ -74,11 +93,11 @@ def test_texts_and_scores_are_those_of_the_labels_that_are_shown(notes: Notes):
     assert notes.texts(SAE, [5, 3]) == {3: "spring months"}
     assert notes.texts(SAE, range(9)) == {3: "spring months", 4: "dates"}
     assert notes.texts(SAE, []) == notes.texts("no such Sae", [3]) == {}
-    assert (notes.scored(SAE, 0.7, 1.0), notes.scored(SAE, 0.8, 1.0)) == ([4], [])
+    assert (found(notes, SAE, 0.7, 1.0), found(notes, SAE, 0.8, 1.0)) == ([4], [])
     notes.add_scores(human, [Score("detection", 0.95, 0.5, 10), Score("detection", 0.6, 0.5, 20)])
-    assert (notes.scored(SAE, 0.5, 1.0), notes.scored(SAE, 0.61, 1.0)) == ([3, 4], [4])
+    assert (found(notes, SAE, 0.5, 1.0), found(notes, SAE, 0.61, 1.0)) == ([3, 4], [4])
     notes.add_scores(human, [Score("fuzzing", 0.8, 0.5, 10), Score("detection", None, 0.5, 0, 9)])
-    assert notes.scored(SAE, 0.8, 1.0) == [3]
+    assert found(notes, SAE, 0.8, 1.0) == [3]
 
 
 def test_averages_are_those_of_current_labels_and_scores(notes: Notes):
@@ -105,11 +124,52 @@ def test_features_are_found_by_the_score_of_the_label_that_is_shown(notes: Notes
     notes.add(replace(label(index=3), scores=(high,)))  # newer, but a person's is shown
     notes.add(replace(label(index=4), scores=(Score("detection", None, None, 0, 9),)))
     notes.add(label(index=5))
-    assert notes.scored(SAE, -1, 1) == [1, 2, 3]
-    assert notes.scored(SAE, 0.4, 0.5) == [1]  # its best
-    assert notes.scored(SAE, 0.9, 1, "detection") == [2]
-    assert notes.scored(SAE, 0.2, 0.2, "detection") == [1, 3]
-    assert notes.scored(SAE, -1, 1, "simulation") == notes.scored("another", -1, 1) == []
+    assert found(notes, SAE, -1, 1) == [1, 2, 3]
+    assert found(notes, SAE, 0.4, 0.5) == [1]  # its best
+    assert found(notes, SAE, 0.9, 1, "detection") == [2]
+    assert found(notes, SAE, 0.2, 0.2, "detection") == [1, 3]
+    assert found(notes, SAE, -1, 1, "simulation") == found(notes, "another", -1, 1) == []
+
+
+def test_notes_of_an_earlier_version_are_searched_by_score_and_brought_up(notes: Notes):
+    wanted = []
+    for index in range(9):
+        scores = (Score("detection", index / 10, 0.5, 9), Score("fuzzing", 0.35, 0.5, 9))
+        wanted.append(max(0.35, index / 10))
+        notes.add(replace(label(index=index), scores=scores))
+    notes.close()
+    with closing(sqlite3.connect(notes.path)) as connection:
+        connection.executescript("DROP TABLE standing; DROP VIEW standing_now")
+        connection.execute("PRAGMA user_version = 2")
+    for opening in (Notes.reading, Notes.open, Notes.reading):
+        with closing(opening(notes.path)) as again:
+            assert found(again, SAE, 0.5, 1, "detection") == [5, 6, 7, 8]
+            for least in (0.0, 0.35, 0.4, 0.8, 0.9):
+                best = [index for index, value in enumerate(wanted) if value >= least]
+                assert found(again, SAE, least, 1) == best
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None
+)
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), SCORED, SCORED), max_size=8))
+def test_how_labels_stand_is_what_their_scores_say(
+    notes: Notes, written: list[tuple[int, bool, list[Score], list[Score]]]
+):
+    sae = f"mlp_out.0/{token_hex(8)}"  # the file is the same each time
+    for index, is_human, scores, more in written:
+        method = HUMAN if is_human else "rules"
+        new = label(index=index, method=method)
+        notes.add(replace(new, sae=sae, scores=tuple(scores)))
+        notes.add_scores(notes.labels(sae, index)[-1], more)  # of its oldest
+    for scorer in ("", "detection", "fuzzing"):
+        best = {}
+        for index, one in notes.shown(sae).items():
+            asked = [s.value for s in one.scores if scorer in ("", s.scorer)]
+            best[index] = max((value for value in asked if value is not None), default=-9)
+        for least, most in ((-1, 1), (0.5, 1), (0.25, 0.75)):
+            wanted = [index for index, value in sorted(best.items()) if least <= value <= most]
+            assert found(notes, sae, least, most, scorer) == wanted
 
 
 @pytest.mark.parametrize(

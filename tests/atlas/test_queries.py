@@ -89,7 +89,7 @@ def test_across_saes_is_their_features_in_one_order(
         hits.sort(key=lambda hit: sign * getattr(catalogue.columns(hit[0]), query.sort)[hit[1]])
     total, window = catalogue.across(saes, query, offset, limit)
     assert (total, window) == (len(hits), hits[offset : offset + limit])
-    even = {sae: range(0, 64, 2) for sae in saes}
+    even = {sae: np.arange(0, 66, 2) for sae in saes}
     _, kept = catalogue.across(saes, query, 0, 500, even)
     assert kept == [hit for hit in hits if hit[1] % 2 == 0]
 

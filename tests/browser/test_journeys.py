@@ -206,6 +206,7 @@ def test_what_is_like_a_feature(tab: Tab) -> None:
     page.get_by_label("In other Saes").check(force=True)
     check(page)
     page.reload()
+    expect(page.get_by_label("In other Saes")).to_be_checked()
     link = shown.locator("td a").nth(1)
     assert SAE not in link.get_attribute("href")
     link.click()
@@ -219,9 +220,11 @@ def test_labels(tab: Tab) -> None:
     page = tab.page
     page.goto(f"/sae/{SAES[-1]}/0")
     assert page.locator("#label-title").inner_text() == "months, in English and French"
-    page.locator(".labels summary").click()
+    page.locator(".labels > details > summary").click()
     assert page.locator(".history > li").count() >= 2
     assert "0.910" in page.locator(".scores").first.inner_text()
+    page.locator(".judgements > summary").first.click()
+    expect(page.get_by_text("What it was judged on was not kept").first).to_be_visible()
     check(page)
     assert not page.locator("#label").is_visible()
 

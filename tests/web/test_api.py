@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ def test_suite_joins_metrics_and_atlas(client: TestClient) -> None:
     first = suite["saes"][0]
     assert first["n_alive"] == 62
     assert first["metrics"]["l0"] == pytest.approx(31.29)
+    assert first["facts"] == {"steps": 3000}, "what else the manifest says"
+    html = client.get(f"/sae/{first['sae']}").text
+    assert re.search(r"<dt>Steps</dt><dd title=\"3000\">", html)
     assert client.get("/api/saes").json() == suite["saes"]
     assert client.get(f"/api/sae/{SAES[0]}").json() == first
 

@@ -56,6 +56,7 @@ def test_words_find_labels_a_person_s_first(client: TestClient) -> None:
 def test_windows_on_labels_meet(client: TestClient) -> None:
     whole = names(get(client, "/api/search/labels", text="words", limit=100))
     assert len(whole) == 8 * len(SAES)
+    assert names(get(client, "/api/search/features", offset=10**20)) == []
     behind = get(client, "/api/search/labels", text="words", offset=10**20)
     assert behind["total"] == len(whole), "not the offset"
     parts = [get(client, "/api/search/labels", text="words", offset=n, limit=7) for n in (0, 7)]

@@ -12,8 +12,45 @@ from panscope.errors import Corrupt, NotFound, PanscopeError, Unsupported
 from panscope.kept import marks
 
 WAIT_SECONDS = 30.0  # for another writer
+HAS_STANDING = 3  # the first version whose file keeps how labels score
 APPLICATION = 0x70616E73  # "pans": tells our files from other databases
 
+# Of the labels of a feature by one method, all but the newest are history.
+IS_CURRENT = """
+    NOT EXISTS (
+        SELECT 1 FROM labels AS newer WHERE newer.sae = labels.sae
+        AND newer.latent = labels.latent AND newer.method = labels.method
+        AND newer.id > labels.id
+    )
+"""
+# Of all labels of a feature the newest that a person wrote is shown, or else the newest.
+IS_SHOWN = """
+    NOT EXISTS (
+        SELECT 1 FROM labels AS other WHERE other.sae = labels.sae AND other.latent = labels.latent
+        AND (other.method = 'human', other.id) > (labels.method = 'human', labels.id)
+    )
+"""
+SHOWN_FIRST = "labels.method = 'human' DESC, labels.id DESC"  # the same, among a feature's labels
+# Of the scores of a label by one scorer and author, all but the newest are history.
+IS_NEWEST = """
+    NOT EXISTS (
+        SELECT 1 FROM scores AS newer WHERE newer.label = scores.label AND newer.id > scores.id
+        AND newer.scorer = scores.scorer AND newer.author = scores.author
+    )
+"""
+# How the labels that are shown score: a row a scorer, and one of no name for the best of all.
+# Files keep it as a table; another meaning needs a script that fills that anew.
+STANDING = f"""
+    SELECT sae, latent, scorer, max(value) AS value
+    FROM labels JOIN scores ON scores.label = labels.id
+    WHERE value IS NOT NULL AND {IS_SHOWN} AND {IS_NEWEST}
+    GROUP BY sae, latent, scorer
+    UNION ALL
+    SELECT sae, latent, '' AS scorer, max(value) AS value
+    FROM labels JOIN scores ON scores.label = labels.id
+    WHERE value IS NOT NULL AND {IS_SHOWN} AND {IS_NEWEST}
+    GROUP BY sae, latent
+"""
 # Each script takes a file from one version to the next; a script that was released stays as it is.
 MIGRATIONS = (
     """
@@ -52,30 +89,16 @@ MIGRATIONS = (
         PRIMARY KEY (label, model)
     ) WITHOUT ROWID;
     """,
+    f"""
+    CREATE VIEW standing_now AS {STANDING};
+    CREATE TABLE standing (
+        sae TEXT NOT NULL, latent INTEGER NOT NULL, scorer TEXT NOT NULL, value REAL NOT NULL,
+        PRIMARY KEY (sae, latent, scorer)
+    ) WITHOUT ROWID;
+    CREATE INDEX standing_by_value ON standing (sae, scorer, value);
+    INSERT INTO standing SELECT * FROM standing_now;
+    """,
 )
-# Of the labels of a feature by one method, all but the newest are history.
-IS_CURRENT = """
-    NOT EXISTS (
-        SELECT 1 FROM labels AS newer WHERE newer.sae = labels.sae
-        AND newer.latent = labels.latent AND newer.method = labels.method
-        AND newer.id > labels.id
-    )
-"""
-# Of all labels of a feature the newest that a person wrote is shown, or else the newest.
-IS_SHOWN = """
-    NOT EXISTS (
-        SELECT 1 FROM labels AS other WHERE other.sae = labels.sae AND other.latent = labels.latent
-        AND (other.method = 'human', other.id) > (labels.method = 'human', labels.id)
-    )
-"""
-SHOWN_FIRST = "labels.method = 'human' DESC, labels.id DESC"  # the same, among a feature's labels
-# Of the scores of a label by one scorer and author, all but the newest are history.
-IS_NEWEST = """
-    NOT EXISTS (
-        SELECT 1 FROM scores AS newer WHERE newer.label = scores.label AND newer.id > scores.id
-        AND newer.scorer = scores.scorer AND newer.author = scores.author
-    )
-"""
 
 
 class Database:
@@ -150,9 +173,11 @@ def connected_for_reading(path: Path) -> sqlite3.Connection | None:
     if not path.is_file():
         return None
     connection = _opened(f"{path.resolve().as_uri()}?mode=ro")
-    if _version(path, connection) == 0:
+    if (version := _version(path, connection)) == 0:
         connection.close()
         return None
+    if version < HAS_STANDING:
+        connection.execute(f"CREATE TEMP VIEW standing AS {STANDING}")
     return connection
 
 

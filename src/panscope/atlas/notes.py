@@ -16,6 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from panscope.atlas.database import (
     IS_CURRENT,
     IS_NEWEST,
@@ -38,6 +41,8 @@ from panscope.atlas.meanings import Meanings
 from panscope.atlas.saved import Saved
 from panscope.atlas.words import words_of
 from panscope.errors import NotFound
+
+Indices = NDArray[np.int64]
 
 
 class Notes:
@@ -85,6 +90,7 @@ class Notes:
             if not self._rows("SELECT 1 FROM labels WHERE id = ?", label.id):
                 raise NotFound(f"label {label.id}", "is not in these notes", "add it first")
             _insert_scores(connection, label.id, scores)
+            _stand(connection, label.sae, label.index)
 
     def labels(self, sae: str, index: int) -> tuple[Label, ...]:
         """All labels a feature ever had, newest first."""
@@ -112,18 +118,18 @@ class Notes:
         )
         return dict(rows)
 
-    def scored(self, sae: str, least: float, most: float, scorer: str = "") -> list[int]:
-        """List the features whose shown label's score lies between bounds, both included.
+    def scored(self, sae: str, least: float, most: float, scorer: str = "") -> Indices:
+        """Find the features whose shown label's score lies between bounds, both included.
 
         The score is that of `scorer`, or the best of all.
         """
-        rows = self._rows(
-            f"SELECT latent FROM labels WHERE sae = ? AND {IS_SHOWN} AND ("
-            "  SELECT max(value) FROM scores WHERE label = labels.id"
-            f"  AND (? = '' OR scorer = ?) AND {IS_NEWEST}) BETWEEN ? AND ? ORDER BY latent",
-            *(sae, scorer, scorer, least, most),
+        found = self._rows(  # as one text, which takes half the time of rows
+            "SELECT group_concat(latent) FROM standing"
+            " WHERE sae = ? AND scorer = ? AND value BETWEEN ? AND ?",
+            *(sae, scorer, least, most),
         )
-        return [index for (index,) in rows]
+        text = found[0][0] if found else None
+        return np.sort(np.fromstring(text or "", np.int64, sep=","))
 
     def search(self, text: str, limit: int = 20, offset: int = 0, sae: str = "") -> list[Found]:
         """Find labels by their words, best match first; in one Sae or in all.
@@ -202,6 +208,7 @@ def _inserted(connection: sqlite3.Connection, label: Label) -> Label:
     )
     assert cursor.lastrowid is not None
     _insert_scores(connection, cursor.lastrowid, label.scores)
+    _stand(connection, label.sae, label.index)
     return replace(label, text=text, created=created, id=cursor.lastrowid)
 
 
@@ -214,3 +221,10 @@ def _insert_scores(connection: sqlite3.Connection, label: int, scores: Sequence[
             for s in scores
         ],
     )
+
+
+def _stand(connection: sqlite3.Connection, sae: str, latent: int) -> None:
+    """Note how the label that a feature shows now scores."""
+    at = "WHERE sae = ? AND latent = ?"
+    connection.execute(f"DELETE FROM standing {at}", (sae, latent))
+    connection.execute(f"INSERT INTO standing SELECT * FROM standing_now {at}", (sae, latent))

@@ -11,9 +11,11 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from panscope.cli.tables import two_digits
 from panscope.cli.terminal import FOLDER, OUT
 from panscope.errors import ConfigError
 
+DIGITS = 20  # of the largest index that notes can hold, and one more
 STRONGEST = 3  # foretold tokens of a window that are named
 
 
@@ -45,13 +47,17 @@ def labels(run: Path, feature: str, windows: bool, as_json: bool) -> None:
         OUT.print("No label yet. Labels are made by panscope explain, and by people on the pages.")
     else:
         OUT.print(_labels_table(found))
-        if windows:
+        if windows and not shown.scores:
+            OUT.print(
+                "The label that is shown has no scores; panscope explain --rescore makes them."
+            )
+        elif windows:
             _print_windows(atlas, shown)
 
 
 def _named(feature: str) -> tuple[str, int]:
     sae, _, index = feature.rpartition(":")
-    if not (sae and index.isdecimal()):
+    if not (sae and index.isdecimal() and len(index) < DIGITS):
         raise ConfigError(f"feature {feature}", "is no feature's name", "write SAE:INDEX")
     return sae, int(index)
 
@@ -66,15 +72,11 @@ def _labels_table(found: Sequence[Any]) -> Table:
     for name in scorers:
         table.add_column(name, justify="right", no_wrap=True)
     for label in found:
-        cells = {s.scorer: f"{_number(s.value)}/{_number(s.baseline)}" for s in label.scores}
+        cells = {s.scorer: f"{two_digits(s.value)}/{two_digits(s.baseline)}" for s in label.scores}
         by = Text(f"{label.author}, {label.method}")
         scores = (cells.get(scorer, "") for scorer in scorers)
         table.add_row(label.created[:10], by, Text(label.text), *scores)
     return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _print_windows(atlas: Any, label: Any) -> None:
@@ -90,7 +92,7 @@ def _print_windows(atlas: Any, label: Any) -> None:
             table.add_column(name)
         for one in score.judgements:
             told = _told(one, atlas.pieces)
-            is_true = ("yes" if one.true else "no") if one.told is not None else ""
+            is_true = "yes" if one.true else "no"
             table.add_row(_sign(one), Text(told), is_true, Text(_window(one, atlas.pieces)))
         OUT.print(table)
         if not score.judgements:

@@ -40,7 +40,7 @@ def print_labels(run: Path) -> None:
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for sae, one in averages:
         row = cells.setdefault((sae, one.method, str(one.n_labels)), {})
-        row[one.scorer] = f"{_two_digits(one.value)}/{_two_digits(one.baseline)}"
+        row[one.scorer] = f"{two_digits(one.value)}/{two_digits(one.baseline)}"
     caption = "score/that of another feature's label"
     table = Table(box=None, header_style="bold", pad_edge=False, caption=caption)
     table.add_column("Sae", no_wrap=True)
@@ -52,7 +52,8 @@ def print_labels(run: Path) -> None:
     OUT.print(table)
 
 
-def _two_digits(value: float | None) -> str:
+def two_digits(value: float | None) -> str:
+    """Write a score; a dash for one that is not known."""
     return "-" if value is None else f"{value:.2f}"
 
 

@@ -28,7 +28,8 @@ NOT_MEASURED = "This suite has not been measured; run panscope evaluate on it, t
 class SaeView:
     """One Sae as the suite's manifest and the atlas know it; None for what is not known.
 
-    `metrics` are those of evaluation: `l0 fvu delta_loss dead_share ...` and standard errors.
+    `metrics` are those of evaluation: `l0 fvu delta_loss dead_share ...` and standard errors;
+    `facts` are what else the manifest says of it: `architecture reads writes learning_rate ...`.
     """
 
     sae: str
@@ -41,6 +42,7 @@ class SaeView:
     seed: int | None
     trained_tokens: int | None
     metrics: dict[str, Any] | None
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ def _sae_view(name: str, fact: Mapping[str, Any] | None, catalogue: Catalogue) -
         seed=known.get("seed"),
         trained_tokens=known.get("trained_tokens"),
         metrics=_finite(metrics) if metrics else None,
+        facts=_finite({key: known[key] for key in known if key not in SaeView.__slots__}),
     )
 
 
