@@ -114,6 +114,7 @@ async function fill(input) {
 async function offerForm() {
   const { accepted } = await ask("/api/writing");
   form.hidden = !accepted;
+  document.getElementById("how").hidden = accepted;
 }
 
 form.addEventListener("submit", begin);
