@@ -1,6 +1,7 @@
 """Contrasts of a run: finished ones as pages and over REST, a new one begun and cancelled."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -117,10 +118,27 @@ def contrasts_page(request: Request, run: Run) -> HTMLResponse:
 def contrast_page(request: Request, run: Run, name: str) -> HTMLResponse:
     """Show one contrast."""
     result = contrast(run, name)
+    probes = sorted(result["saes"][0]["probes"], key=_n_latents)
     peaks = [_peak_pieces(run, one["sae"], one["index"]) for one in result["found"]]
     labels = [run.label_text(one["sae"], one["index"]) for one in result["found"]]
-    values = {"contrast": name, "result": result, "peaks": peaks, "labels": labels}
+    values = {
+        "contrast": name,
+        "result": result,
+        "probes": probes,
+        "peaks": peaks,
+        "labels": labels,
+    }
     return page(request, "contrast.html", **values)
+
+
+def _n_latents(probe: str) -> float:
+    """How many latents a probe sees, for the order of columns: those of the whole stream last.
+
+    >>> sorted(["20 latents", "difference of means", "5 latents"], key=_n_latents)
+    ['5 latents', '20 latents', 'difference of means']
+    """
+    first = probe.partition(" ")[0]
+    return int(first) if first.isdecimal() else math.inf
 
 
 def finished(run: RunFolder) -> dict[str, files.Manifest]:
