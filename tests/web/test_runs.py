@@ -94,6 +94,14 @@ def test_a_run_with_something_at_work_stays_open(
     opened.app(NAME)
     assert opened.app("first") is at_work
     assert background.cancel().state == "cancelled"
+    for turns in (at_work.state.run.turns, at_work.state.run.explaining):
+        with turns.take() as ending:  # as a steered text does, or a feature's explanation
+            opened.app(NAME)
+            assert opened.app("first") is at_work
+    opened.stop()
+    assert ending.is_set()
+    opened.app(NAME)
+    assert opened.app("first") is not at_work
 
 
 @pytest.mark.parametrize("name", ["fist", "no_run", "..", "%2e%2e", "../many/first"])

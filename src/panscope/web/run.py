@@ -76,6 +76,11 @@ class RunFolder:
         self.background.cancel()
 
     @property
+    def at_work(self) -> bool:
+        """Whether a command, the model or the explainer is at work, which a stop must end."""
+        return self.background.at_work or self.turns.taken or self.explaining.taken
+
+    @property
     def atlas_marks(self) -> tuple[int, ...]:
         """What tells the atlas that is there now from another."""
         return marks(self._manifest)

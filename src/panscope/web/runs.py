@@ -75,7 +75,7 @@ class Runs:
     def _close_one(self, kept: str) -> None:
         """Close the run unused longest at which nothing is at work, if there is one."""
         for name, app in self._open.items():
-            if name != kept and not app.state.run.background.at_work:
+            if name != kept and not app.state.run.at_work:
                 del self._open[name]
                 return
 
