@@ -2,7 +2,9 @@
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 from fastapi.testclient import TestClient
@@ -118,3 +120,24 @@ def test_another_suite_or_atlas_is_loaded_anew(run: Path, monkeypatch: pytest.Mo
     shutil.rmtree(run / "atlas")
     build(run)
     assert folder.live is not second
+
+
+def test_pages_do_not_wait_while_the_model_is_loaded(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, begun, go_on = RunFolder(run), Event(), Event()
+
+    def slow(*_: object) -> FakeLive:
+        begun.set()
+        assert go_on.wait(20)
+        return FakeLive(SAES)
+
+    monkeypatch.setattr(run_module, "_loaded", slow)
+    with ThreadPoolExecutor(2) as pool:
+        loading = pool.submit(lambda: folder.live)
+        assert begun.wait(20)
+        try:
+            assert pool.submit(folder.suite).result(10).saes
+        finally:
+            go_on.set()
+        assert isinstance(loading.result(10), FakeLive)

@@ -120,6 +120,8 @@ def test_a_copy_is_made_anew_once_the_run_has_other_labels(
 ) -> None:
     run = shutil.copytree(run_folder, tmp_path / "run")
     page = tmp_path / "copy/sae" / SAES[0] / "0.html"
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/.frozen.json.4711.tmp").write_text("half of the first file, before a kill")
     freeze_run(run, tmp_path / "copy", 1, silent)
     assert "quite new" not in page.read_text()
     build_notes(run, SAES)

@@ -25,6 +25,7 @@ def folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     emit = to_jsonl(folder / "at_work/events.jsonl")
     emit(Started("train", 200, "tokens"))
     emit(Advanced("train", 50))
+    (folder / "at_work/atlas/features").mkdir(parents=True)
     (folder / "broken/atlas").mkdir(parents=True)
     (folder / "no_run").mkdir()
     return folder
@@ -41,6 +42,7 @@ def test_all_runs_are_listed_and_what_is_broken_says_so(many: TestClient, folder
     assert listed["first"]["n_features"] == 192
     assert "has no manifest.json" in listed["broken"]["problem"]
     assert listed["at_work"]["stages"][0]["done"] == 50
+    assert listed["at_work"]["problem"] == "not described yet"
     html = many.get("/").text
     assert "train 25 %" in html
     assert 'href="/run/second%20run/"' in html
@@ -92,6 +94,14 @@ def test_a_run_with_something_at_work_stays_open(
     opened.app(NAME)
     assert opened.app("first") is at_work
     assert background.cancel().state == "cancelled"
+    for turns in (at_work.state.run.turns, at_work.state.run.explaining):
+        with turns.take() as ending:  # as a steered text does, or a feature's explanation
+            opened.app(NAME)
+            assert opened.app("first") is at_work
+    opened.stop()
+    assert ending.is_set()
+    opened.app(NAME)
+    assert opened.app("first") is not at_work
 
 
 @pytest.mark.parametrize("name", ["fist", "no_run", "..", "%2e%2e", "../many/first"])

@@ -27,7 +27,6 @@ from panscope.config import digest_of
 from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Advanced, Emit, Finished, Started
 from panscope.files import blake3_of, clear_unsealed, write_bytes, write_json
-from panscope.kept import marks
 from panscope.web.freeze_plan import Plan
 from panscope.web.frozen import rows, scripts_of, standing_alone
 from panscope.web.notes import MOST
@@ -63,7 +62,8 @@ def _claim(out: Path, plan: Plan) -> None:
     if known and {key: known.get(key) for key in copied} != copied:
         found = "holds a copy of another atlas, or of other features"
         raise ConfigError(str(out), found, "choose another folder or delete that one")
-    if not known and out.is_dir() and any(out.iterdir()):
+    strangers = (path for path in out.glob("*") if not path.match(f".{note.name}.*.tmp"))
+    if not known and any(strangers):
         raise ConfigError(str(out), "is not empty", "choose another folder")
     is_same = known == wanted
     if not is_same:
@@ -76,7 +76,7 @@ def _beside(run: Path) -> str:
     """Name what pages show beside the atlas: metrics, notes, contrasts, progress."""
     named = ("suite/manifest.json", "notes.sqlite", "notes.sqlite-wal", EVENTS)
     paths = [*(run / name for name in named), *sorted(run.glob("contrast/*/manifest.json"))]
-    return digest_of([blake3_of(path) for path in paths if marks(path)[2:3] > (0,)])
+    return digest_of([blake3_of(path) for path in paths if path.is_file() and path.stat().st_size])
 
 
 def _write_assets(out: Path) -> None:

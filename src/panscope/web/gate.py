@@ -50,7 +50,7 @@ class Gate:
         try:
             await self._app(scope, passed, answer)
         except asyncio.CancelledError:  # the server stops, and has waited for this long enough
-            await _ended(request, answer)(scope, receive, answer)
+            await _end(request, receive, answer)
 
     def _check_names(self, request: Request) -> None:
         host = _without_port(request.headers.get("host", ""))
@@ -123,11 +123,10 @@ class _Answer:
         await self._send(message)
 
 
-def _ended(request: Request, answer: _Answer) -> ASGIApp:
-    """Return what ends an answer that was cut off: a refusal, or the end of what has begun."""
-
-    async def end(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.body", "body": b""})
-
+async def _end(request: Request, receive: Receive, answer: _Answer) -> None:
+    """End an answer that was cut off: as far as it has come, or by a refusal."""
+    if answer.has_begun:
+        await answer({"type": "http.response.body", "body": b""})
+        return
     stopped = Refused(503, "the server", "is being stopped", "start it again, then ask again")
-    return end if answer.has_begun else panscope_error(request, stopped)
+    await panscope_error(request, stopped)(request.scope, receive, answer)

@@ -78,6 +78,11 @@ class RunFolder:
         self.background.cancel()
 
     @property
+    def at_work(self) -> bool:
+        """Whether a command, the model or the explainer is at work, which a stop must end."""
+        return self.background.at_work or self.turns.taken or self.explaining.taken
+
+    @property
     def atlas_marks(self) -> tuple[int, ...]:
         """What tells the atlas that is there now from another."""
         return marks(self._manifest)
@@ -143,12 +148,14 @@ def _loaded(suite: Path, catalogue: Catalogue) -> ReadsText:
 
 
 def _open_atlas(folder: Path) -> Atlas:
-    at_work = "see /progress for what its stages are doing" * (folder / EVENTS).is_file()
+    at_work = "see /progress for what its stages are doing"
+    has_stages = (folder / EVENTS).is_file()
     if not (folder / "atlas").is_dir():
         make = "give a run folder, or make one with panscope demo or panscope describe"
-        raise NotFound(str(folder), "holds no atlas", at_work or make)
-    if at_work and not (folder / "atlas" / MANIFEST).is_file():
-        raise Incomplete(f"{folder}/atlas", "has no manifest.json yet", at_work)
+        raise NotFound(str(folder), "holds no atlas", at_work if has_stages else make)
+    if has_stages and not (folder / "atlas" / MANIFEST).is_file():
+        do = f"{at_work}, or run panscope describe again"
+        raise Incomplete(f"{folder}/atlas", "has no manifest.json yet", do)
     return Atlas(folder / "atlas")
 
 

@@ -75,7 +75,7 @@ class Runs:
     def _close_one(self, kept: str) -> None:
         """Close the run unused longest at which nothing is at work, if there is one."""
         for name, app in self._open.items():
-            if name != kept and not app.state.run.background.at_work:
+            if name != kept and not app.state.run.at_work:
                 del self._open[name]
                 return
 
@@ -151,7 +151,7 @@ def _view(name: str, run: RunFolder) -> RunView:
         stages = run.progress.view().stages
         suite = run.suite()
     except PanscopeError as error:
-        is_begun = stages and not (run.folder / "atlas").is_dir()
+        is_begun = stages and not run.atlas_marks
         problem = "not described yet" if is_begun else str(error)
         return RunView(name, "", 0, 0, stages, problem)
     n_features = sum(sae.width for sae in suite.saes)

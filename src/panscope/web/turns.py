@@ -43,6 +43,11 @@ class Turns:
         finally:
             self._places.release()
 
+    @property
+    def taken(self) -> bool:
+        """Whether somebody holds the turn."""
+        return self._taken
+
     def close(self) -> None:
         """Send away those who wait, and all who come: the server stops."""
         with self._change:
