@@ -44,7 +44,12 @@ def labels(run: Path, feature: str, windows: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(label) for label in found], indent=1, ensure_ascii=False))
     elif shown is None:
-        OUT.print("No label yet. Labels are made by panscope explain, and by people on the pages.")
+        OUT.print(
+            f"No label yet: panscope explain {run / 'recipe.json'} --output {run}"
+            f" --sae {sae} --features {index} makes one.",
+            markup=False,
+            soft_wrap=True,
+        )
     else:
         OUT.print(_labels_table(found))
         if windows and not shown.scores:
