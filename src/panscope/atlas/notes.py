@@ -109,6 +109,15 @@ class Notes:
         labels = self._labels(f"WHERE sae = ? AND {IS_SHOWN} ORDER BY latent", sae, details="'[]'")
         return {label.index: label for label in labels}
 
+    def current(self, sae: str, method: str) -> dict[int, Label]:
+        """Return the newest label by a method of every feature of a Sae that has one.
+
+        Scores come without their details.
+        """
+        where = f"WHERE sae = ? AND method = ? AND {IS_CURRENT}"
+        labels = self._labels(where, sae, method, details="'[]'")
+        return {label.index: label for label in labels}
+
     def texts(self, sae: str, indices: Collection[int]) -> dict[int, str]:
         """Return the text of the label that is shown of those features that have one."""
         rows = self._rows(
