@@ -8,7 +8,9 @@ What is shown carries the pages' own style sheets, kept to itself by `@scope`; i
 and no server, and torch is not imported.
 """
 
+import math
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -36,6 +38,9 @@ class Shown:
 
     html: str
 
+    def __repr__(self) -> str:
+        return f"<{len(self.html):,} characters of HTML, which a notebook shows>"
+
     def _repr_html_(self) -> str:
         return f'<div class="panscope"><style>{_styles()}</style>{self.html}</div>'
 
@@ -47,7 +52,8 @@ def feature(run: str | Path, sae: str, index: int) -> Shown:
     """
     catalogue = Catalogue(Atlas(Path(run) / "atlas"))
     view = catalogue.feature(sae, index)
-    label = Notes.reading(Path(run) / "notes.sqlite").label_of(sae, index)
+    with closing(Notes.reading(Path(run) / "notes.sqlite")) as notes:
+        label = notes.label_of(sae, index)
     title = f"<h3>{escape(sae)} / {index}</h3>" + (f"<p>{escape(label.text)}</p>" if label else "")
     f = view.feature
     parts = (title, _facts(view), _logits(view), *_bands(view))
@@ -61,6 +67,9 @@ def strip(tokens: Sequence[str], values: Sequence[float], maximum: float | None 
     if len(tokens) != len(values):
         found = f"has {len(tokens)} tokens and {len(values)} values"
         raise ConfigError("strip", found, "give one value for each token")
+    for place, value in enumerate(values):
+        if not math.isfinite(value):
+            raise ConfigError("strip", f"value {place} is {value}", "give finite numbers")
     top = maximum if maximum is not None else max(values, default=0.0)
     peak = max(range(len(values)), key=values.__getitem__, default=-1)
     shown = (
@@ -72,9 +81,9 @@ def strip(tokens: Sequence[str], values: Sequence[float], maximum: float | None 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], title: str = "") -> Shown:
     """Show counts between edges, every bin as wide as the next; empty bins at the ends go."""
-    if len(edges) != len(counts) + 1:
+    if len(edges) != len(counts) + 1 or not len(counts):
         found = f"has {len(counts)} counts and {len(edges)} edges"
-        raise ConfigError("histogram", found, "give one edge more than counts")
+        raise ConfigError("histogram", found, "give counts, and one edge more")
     return Shown(_bars(edges, counts, title))
 
 
@@ -85,7 +94,7 @@ def _styles() -> str:
     css = "\n".join((sheets / name).read_text() for name in ("base.css", "parts.css"))
     for outside in (":root", "html", "body"):
         css = css.replace(f"\n{outside}", "\n:scope").replace(f"  {outside}", "  :scope")
-    return f"@scope (.panscope) {{\n{css}\n}}"
+    return f"@scope (.panscope) {{\n{css}\n:scope {{ padding: 8px 12px; }}\n}}"
 
 
 def _facts(view: FeatureView) -> str:

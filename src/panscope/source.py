@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from panscope import config, files
@@ -113,20 +112,19 @@ def _begin(config: StoreConfig, store: Store, seed: int, note: Path) -> int:
     if not config.join:
         return config.begin
     stream = digest_of([store.manifest.digest, seed])
-    if not note.is_file():
+    if (begin := _noted(note)) is None:
         front = shared.front(store, seed)
-        visit = config.begin if front is None else front
-        files.write_json(note, Begin(stream=stream, visit=visit).model_dump())
-    begin = _noted(note)
+        begin = Begin(stream=stream, visit=config.begin if front is None else front)
+        files.write_record(note, begin)
     if begin.stream != stream:
         do = "choose another output or delete it"
         raise ConfigError(str(note), "tells of another store or seed", do)
     return begin.visit
 
 
-def _noted(path: Path) -> Begin:
+def _noted(path: Path) -> Begin | None:
     try:
-        return Begin.model_validate_json(path.read_bytes())
-    except ValidationError as error:
+        return files.read_record(Begin, path)
+    except Corrupt as error:
         do = "delete it and the suite to train from the start"
         raise Corrupt(str(path), "does not say where training began", do) from error

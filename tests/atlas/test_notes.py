@@ -43,7 +43,7 @@ def found(notes: Notes, *asked: Any) -> list[int]:
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Notes:
-    return Notes.open(tmp_path / "run" / "notes.sqlite")
+    return Notes.open(tmp_path / "notes.sqlite")
 
 
 def test_a_label_comes_back_as_it_was_written(notes: Notes):
@@ -352,8 +352,10 @@ def test_files_that_are_not_notes_are_named(tmp_path: Path):
     other.close()
     with pytest.raises(Unsupported, match="another program's"):
         Notes.open(tmp_path / "other.sqlite")
-    with pytest.raises(PanscopeError, match="could not be used"):
+    with pytest.raises(NotFound, match="no such folder"):
         Notes.open(torn / "below" / "a" / "file")
+    with pytest.raises(PanscopeError, match="could not be used"):
+        Notes.open(tmp_path)
 
 
 def test_notes_of_a_later_format_are_refused(notes: Notes):

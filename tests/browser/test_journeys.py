@@ -398,7 +398,8 @@ def test_search(tab: Tab) -> None:
     page.reload()
     expect(rows).to_have_count(100)
 
-    page.goto("/search?by=meaning")
+    page.goto("/search?by=meaning&text=months")
+    expect(page.locator("#status")).to_be_hidden()  # what is missing is said once
     expect(page.locator("#missing")).to_contain_text("name an embedding model in [explain.meaning]")
     check(page)
 

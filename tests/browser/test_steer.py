@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from playwright.sync_api import expect
 from tests.browser.audit import check
 from tests.browser.conftest import SAES, TOKEN, Tab
 
@@ -137,6 +138,10 @@ def test_what_is_wrong_is_said_beside_its_field(tab: Tab) -> None:
     assert "1 to 256" in page.locator(".settings .problem").inner_text()
     assert page.locator("#texts").is_hidden()
     check(page)
+    problem = rows.nth(0).locator("label:has([name=index]) + .problem")
+    for number, n_problems in (("3", 0), ("99", 1)):  # said while it is typed, too
+        rows.nth(0).locator("[name=index]").fill(number)
+        expect(problem).to_have_count(n_problems)
 
     for _ in range(2):
         page.get_by_role("button", name="Remove this edit").first.click()

@@ -226,7 +226,10 @@ def test_a_finished_contrast_is_reused_and_reports_what_it_found(
     tiny_model: Model, suite: Suite, tmp_path: Path
 ):
     out = tmp_path / "x"
+    out.mkdir()
+    (out / ".result.json.4711.tmp").write_text("half a file, of a killed writer")
     run(tiny_model, suite, out)
+    assert {path.name for path in out.iterdir()} == {"manifest.json", "report.md", "result.json"}
     inode = (out / "result.json").stat().st_ino
     run(tiny_model, suite, out)
     assert (out / "result.json").stat().st_ino == inode

@@ -150,6 +150,32 @@ def test_a_flipped_bit_in_the_log_is_named_and_written_again(
     assert bytes_of(tmp_path / "damaged") == bytes_of(whole)
 
 
+@pytest.mark.parametrize(
+    ("name", "was", "becomes"),
+    [
+        ("told/mlp_out.1/w20.json", b'"n_tokens": 5', b'"n_tokens": 7'),
+        ("told/resid_post.0/w20.json", b"}", b"]"),
+        ("piece-00001/piece.json", b'"first_row": 2', b'"first_row": 3'),
+        ("piece-00001/piece.json", b"{", b"\xff"),
+        ("text.json", b'"n_pieces": 4', b'"n_pieces": 3'),
+    ],
+)
+def test_a_flipped_bit_in_a_note_is_found_and_what_it_notes_made_again(
+    tmp_path: Path, suite: Suite, whole: Path, name: str, was: bytes, becomes: bytes
+):
+    asked = work(suite, tmp_path / "damaged")
+    describe.read(asked)
+    describe.tell(asked)
+    path = asked.log.folder / name
+    data = path.read_bytes()
+    assert was in data
+    path.write_bytes(data.replace(was, becomes, 1))
+    with pytest.raises(Corrupt, match=rf"{name}: (is damaged|does not match its own checksum)"):
+        describe.seal(asked)
+    describe.run(asked)
+    assert bytes_of(tmp_path / "damaged") == bytes_of(whole)
+
+
 def test_damaged_features_are_made_again(tmp_path: Path, suite: Suite, whole: Path):
     asked = work(suite, tmp_path / "damaged")
     describe.read(asked)

@@ -262,12 +262,16 @@ def test_a_trained_bank_whose_file_is_damaged_is_trained_again(
     assert bytes_of(tmp_path) == whole[0]
 
 
+@pytest.mark.parametrize(
+    ("was", "becomes"), [("{", "["), ('"trained_tokens": ', '"trained_tokens": 1')]
+)
 def test_a_damaged_note_of_a_trained_bank_is_named(
-    whole: tuple[dict[str, bytes], list[Event]], tmp_path: Path
+    whole: tuple[dict[str, bytes], list[Event]], tmp_path: Path, was: str, becomes: str
 ):
     stopped_at(tmp_path, N_STEPS)
     note = tmp_path / checkpoint.FOLDER / "bank-0.json"
-    note.write_text("{}")
+    assert was in note.read_text()
+    note.write_text(note.read_text().replace(was, becomes, 1))
     events: list[Event] = []
     run(tmp_path, emit=events.append)
     assert Warned("train", f"{note} is damaged: its Saes are trained again") in events

@@ -89,6 +89,14 @@ def test_a_histogram_leaves_empty_ends_out() -> None:
     assert len(elements(histogram([0, 1], [0])).classes("bar")) == 1
     with pytest.raises(ConfigError, match="one edge more"):
         histogram([0, 1], [1, 2])
+    with pytest.raises(ConfigError, match="0 counts and 1 edges; give counts"):
+        histogram([0], [])
+    with pytest.raises(ConfigError, match="value 1 is nan; give finite numbers"):
+        strip(["a", "b"], [1.0, float("nan")])
+
+
+def test_where_nothing_shows_html_it_is_not_spelt_out() -> None:
+    assert repr(strip(["a"], [1.0])).endswith("characters of HTML, which a notebook shows>")
 
 
 def test_the_styles_stay_within_what_is_shown() -> None:

@@ -11,6 +11,7 @@ from tests.web.fixture_run import FakeLive, build, build_atlas, build_notes, bui
 
 from panscope.atlas.labels import Label
 from panscope.atlas.notes import Notes
+from panscope.atlas.queries import Catalogue
 from panscope.events import Started, to_jsonl
 from panscope.web import run as run_module
 from panscope.web.app import create_app
@@ -55,6 +56,28 @@ def test_an_atlas_that_is_being_written_is_said_and_then_shown(
     assert open_server.get("/api/progress").json()["stages"][0]["stage"] == "describe"
     (run / "atlas/manifest.json").write_bytes(made)
     assert open_server.get(f"/sae/{SAE}/3").status_code == 200
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_an_atlas_made_anew_within_a_request_is_no_damage(
+    open_server: TestClient, run: Path, monkeypatch: pytest.MonkeyPatch, is_changed: bool
+) -> None:
+    def moved(*_: object) -> None:
+        if is_changed:
+            shutil.rmtree(run / "atlas")
+            build_atlas(run, SAES[:1], 32)
+        raise FileNotFoundError("features.parquet")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalogue, "feature", moved)
+        status, kind, words = (
+            (409, "Incomplete", "ask again") if is_changed else (500, "PanscopeError", "report it")
+        )
+        answer = open_server.get(f"/api/sae/{SAES[0]}/feature/3")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["kind"]) == (status, kind)
+        assert words in error["message"]
+    assert open_server.get(f"/api/sae/{SAES[0]}/feature/3").status_code == 200
 
 
 def test_notes_that_are_remade_are_read_anew(open_server: TestClient, run: Path) -> None:

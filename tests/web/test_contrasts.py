@@ -1,6 +1,7 @@
 """Contrasts on the pages and over REST: what is finished is shown, a wrong name answered."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,21 @@ def test_what_is_finished_is_listed(contrasted: TestClient, client: TestClient, 
     assert 'href="/contrast/french-english"' in contrasted.get("/contrast").text
     assert answered(client, "/api/contrasts") == {}
     assert "has no contrasts yet" in client.get("/contrast").text
+
+
+def test_a_damaged_one_is_named_and_hides_no_other(contrasted: TestClient, run: Path):
+    damaged = shutil.copytree(run / "contrast/french-english", run / "contrast/damaged")
+    manifest = damaged / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"n_a"', b'"n_b"', 1))
+    try:
+        assert [*answered(contrasted, "/api/contrasts")] == ["french-english"]
+        page = contrasted.get("/contrast").text
+        assert 'href="/contrast/french-english"' in page
+        assert "damaged/manifest.json: does not match its own checksum" in page
+        assert contrasted.get("/contrast/french-english").status_code == 200
+        assert contrasted.get("/contrast/damaged").status_code == 500
+    finally:
+        shutil.rmtree(damaged)
 
 
 def test_one_is_shown_with_links_to_its_features(contrasted: TestClient):

@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests.web.conftest import SAES
-from tests.web.fixture_run import HOSTILE, SITES, build
+from tests.web.fixture_run import HOSTILE, SITES, build, build_notes
 
 from panscope.atlas.labels import Label, Score
 from panscope.atlas.notes import Notes
@@ -107,10 +108,25 @@ def test_a_stopped_copy_goes_on_and_keeps_what_is_there(
     assert not (out / "index.html").exists()
     kept = out / "sae" / SAES[0] / "0.html"
     kept.write_text("kept")
+    (kept.parent / ".1.html.4711.tmp").write_text("half a page, of a killed writer")
     freeze_run(run_folder, out, N, silent)
     assert kept.read_text() == "kept"
     ours, whole = ({p.relative_to(top) for p in top.rglob("*")} for top in (out, copy))
     assert ours == whole
+
+
+def test_a_copy_is_made_anew_once_the_run_has_other_labels(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    page = tmp_path / "copy/sae" / SAES[0] / "0.html"
+    freeze_run(run, tmp_path / "copy", 1, silent)
+    assert "quite new" not in page.read_text()
+    build_notes(run, SAES)
+    with closing(Notes.open(run / "notes.sqlite")) as notes:
+        notes.add(Label(SAES[0], 0, "quite new", "Ada"))
+    freeze_run(run, tmp_path / "copy", 1, silent)
+    assert "quite new" in page.read_text()
 
 
 def test_another_folder_is_not_written_into(run_folder: Path, tmp_path: Path, copy: Path) -> None:

@@ -137,6 +137,36 @@ def test_a_body_that_does_not_come_ends(monkeypatch: pytest.MonkeyPatch) -> None
     assert b"did not arrive within" in said[1]["body"]
 
 
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_who_is_cut_off_by_a_stop_is_told(has_begun: bool) -> None:
+    """And the log is left alone: it had sixty lines of traceback for each."""
+    said: list[Any] = []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if has_begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(60)
+
+    async def never() -> Any:
+        raise AssertionError("a request without a body was read")
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def stopped() -> None:
+        scope = {"type": "http", "method": "GET", "path": "/api/saes", "headers": []}
+        scope |= {"query_string": b"", "server": ("localhost", 80), "scheme": "http"}
+        asked = asyncio.create_task(Gate(slow)(scope, never, send))
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asked
+
+    asyncio.run(stopped())
+    assert said[0]["status"] == (200 if has_begun else 503)
+    assert has_begun or b"the server: is being stopped" in said[1]["body"]
+    assert [message["type"] for message in said] == ["http.response.start", "http.response.body"]
+
+
 @pytest.mark.parametrize("path", ["/", "/api/saes", "/nothing", "/api/nothing", "/static/base.css"])
 def test_every_answer_carries_the_headers(client: TestClient, path: str) -> None:
     headers = client.get(path).headers

@@ -56,6 +56,15 @@ def test_a_bookmark_is_kept_shown_and_taken_away(writable: TestClient) -> None:
     assert star.format("false") in writable.get(f"/sae/{SAE}/9").text
 
 
+def test_a_run_that_was_moved_away_is_not_begun_anew(writable: TestClient, run: Path) -> None:
+    away = run.rename(run.with_name("away"))
+    for answer in (writable.put(STAR), writable.delete(STAR), save(writable, "rain")):
+        assert answer.status_code == 404
+    assert not run.exists()
+    away.rename(run)
+    assert writable.put(STAR).status_code == 200
+
+
 def test_a_bookmark_outlives_its_sae(writable: TestClient, run: Path) -> None:
     notes = Notes.open(run / "notes.sqlite")
     notes.saved.bookmark("another/model", 3)

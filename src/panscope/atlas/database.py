@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from panscope.errors import Corrupt, PanscopeError, Unsupported
+from panscope.errors import Corrupt, NotFound, PanscopeError, Unsupported
 from panscope.kept import marks
 
 WAIT_SECONDS = 30.0  # for another writer
@@ -151,8 +151,9 @@ class Database:
 
 
 def connected(path: Path) -> sqlite3.Connection:
-    """Connect for writing; bring the file to this version."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Connect for writing; bring the file to this version. NotFound where its folder is not."""
+    if not path.parent.is_dir():  # a run that was moved away is not begun anew by a bookmark
+        raise NotFound(str(path.parent), "no such folder", "check the path")
     connection = _opened(f"{path.resolve().as_uri()}?mode=rwc")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")  # a lost power supply may cost the last write

@@ -52,6 +52,7 @@ class MicroscopeRequest(BaseModel):
 def run_of(request: Request) -> RunFolder:
     """The run folder that this app shows."""
     run: RunFolder = request.app.state.run
+    request.state.atlas = run.atlas_marks
     return run
 
 

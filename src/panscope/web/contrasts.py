@@ -1,6 +1,8 @@
 """Contrasts of a run: finished ones as pages and over REST, a new one begun and cancelled."""
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -9,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from panscope import files
-from panscope.errors import ConfigError, NotFound, nearest
+from panscope.errors import ConfigError, NotFound, PanscopeError, nearest
 from panscope.web.api import Name, Run
 from panscope.web.background import WorkView
 from panscope.web.pages import page
@@ -93,10 +95,12 @@ def cancel(run: Run) -> ContrastWork:
 @router.get("/contrast/{name}")
 def contrast(run: Run, name: str) -> dict[str, Any]:
     """Give one contrast: the features that differ, and of each Sae its probes and ablations."""
-    known = finished(run)
+    known = dict(_manifests(run))
     if name not in known:  # names come from the folder's own list, never from the address
         raise NotFound("contrast", f"no {name!r}", nearest(name, known))
-    path = files.checked(run.folder / "contrast" / name, known[name], "result.json")
+    if isinstance(manifest := known[name], PanscopeError):
+        raise manifest
+    path = files.checked(run.folder / "contrast" / name, manifest, "result.json")
     found: dict[str, Any] = json.loads(path.read_bytes())
     return found
 
@@ -105,23 +109,50 @@ def contrast(run: Run, name: str) -> dict[str, Any]:
 def contrasts_page(request: Request, run: Run) -> HTMLResponse:
     """Show the list of contrasts."""
     kinds = [c.kind for c in run.catalogue.contexts.one_of_each_kind()]
-    return page(request, "contrasts.html", contrasts=contrasts(run), kinds=kinds, fewest=FEWEST)
+    damaged = [str(m) for _, m in _manifests(run) if isinstance(m, PanscopeError)]
+    values = {"contrasts": contrasts(run), "damaged": damaged, "kinds": kinds, "fewest": FEWEST}
+    return page(request, "contrasts.html", **values)
 
 
 @page_router.get("/contrast/{name}")
 def contrast_page(request: Request, run: Run, name: str) -> HTMLResponse:
     """Show one contrast."""
     result = contrast(run, name)
+    probes = sorted(result["saes"][0]["probes"], key=_n_latents)
     peaks = [_peak_pieces(run, one["sae"], one["index"]) for one in result["found"]]
     labels = [run.label_text(one["sae"], one["index"]) for one in result["found"]]
-    values = {"contrast": name, "result": result, "peaks": peaks, "labels": labels}
+    values = {
+        "contrast": name,
+        "result": result,
+        "probes": probes,
+        "peaks": peaks,
+        "labels": labels,
+    }
     return page(request, "contrast.html", **values)
 
 
+def _n_latents(probe: str) -> float:
+    """How many latents a probe sees, for the order of columns: those of the whole stream last.
+
+    >>> sorted(["20 latents", "difference of means", "5 latents"], key=_n_latents)
+    ['5 latents', '20 latents', 'difference of means']
+    """
+    first = probe.partition(" ")[0]
+    return int(first) if first.isdecimal() else math.inf
+
+
 def finished(run: RunFolder) -> dict[str, files.Manifest]:
-    """Read the manifests of the contrasts that are finished, by name."""
-    folders = sorted((run.folder / "contrast").glob(f"*/{files.MANIFEST}"))
-    return {path.parent.name: files.read_manifest(path.parent, "contrast") for path in folders}
+    """Read the manifests of the contrasts that are finished and whole, by name."""
+    return {name: m for name, m in _manifests(run) if isinstance(m, files.Manifest)}
+
+
+def _manifests(run: RunFolder) -> Iterator[tuple[str, files.Manifest | PanscopeError]]:
+    """Yield each contrast's manifest, or what is wrong with it: the others stay readable."""
+    for path in sorted((run.folder / STAGE).glob(f"*/{files.MANIFEST}")):
+        try:
+            yield path.parent.name, files.read_manifest(path.parent, "contrast")
+        except PanscopeError as error:
+            yield path.parent.name, error
 
 
 def _peak_pieces(run: RunFolder, sae: str, index: int) -> list[str]:

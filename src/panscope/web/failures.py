@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from panscope.errors import ConfigError, PanscopeError
+from panscope.errors import ConfigError, Incomplete, PanscopeError
 from panscope.web import pages
 from panscope.web.problem import RETRY_SECONDS
 
@@ -21,7 +21,13 @@ MORE_HEADERS = {
 def failure(
     request: Request, status: int, kind: str, message: str, headers: dict[str, str] | None = None
 ) -> Response:
-    """Answer with the one shape under /api, with a page elsewhere."""
+    """Answer with the one shape under /api, with a page elsewhere.
+
+    What cannot be read of an atlas that was made anew meanwhile is no damage.
+    """
+    if status >= 500 and _has_another_atlas(request):
+        changed = Incomplete("the atlas", "was made anew meanwhile", "ask again")
+        status, kind, message = changed.http_status, type(changed).__name__, str(changed)
     if _API.match(request.url.path):
         shape = {"error": {"kind": kind, "message": message}}
         answer: Response = JSONResponse(shape, status_code=status)
@@ -29,6 +35,12 @@ def failure(
         answer = pages.page(request, "error.html", status=status, kind=kind, message=message)
     answer.headers.update({**MORE_HEADERS.get(status, {}), **(headers or {})})
     return answer
+
+
+def _has_another_atlas(request: Request) -> bool:
+    """Whether the atlas is another than when the request began to read it."""
+    began = getattr(request.state, "atlas", None)
+    return began is not None and began != request.app.state.run.atlas_marks
 
 
 def panscope_error(request: Request, error: Exception) -> Response:

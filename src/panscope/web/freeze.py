@@ -23,13 +23,16 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Message
 
 from panscope import __version__
+from panscope.config import digest_of
 from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Advanced, Emit, Finished, Started
-from panscope.files import write_bytes, write_json
+from panscope.files import blake3_of, clear_unsealed, write_bytes, write_json
+from panscope.kept import marks
 from panscope.web.freeze_plan import Plan
 from panscope.web.frozen import rows, scripts_of, standing_alone
 from panscope.web.notes import MOST
 from panscope.web.pages import HERE
+from panscope.web.progress import EVENTS
 from panscope.web.run import RunFolder
 
 STAGE = "freeze"
@@ -38,7 +41,7 @@ ASKED = {"/progress": ("/api/progress",), "/docs": ("/openapi.json",)}
 
 
 def freeze(app: ASGIApp, plan: Plan, out: Path, emit: Emit) -> None:
-    """Write the pages of a plan as files; a page that is there already is kept.
+    """Write the pages of a plan as files; pages of the run as it is now are kept.
 
     Raises ConfigError for a folder that holds something else.
     """
@@ -51,17 +54,29 @@ def freeze(app: ASGIApp, plan: Plan, out: Path, emit: Emit) -> None:
 
 
 def _claim(out: Path, plan: Plan) -> None:
+    """Note what `out` is a copy of; drop pages that show what the run no longer is."""
     atlas = plan.run.catalogue.atlas.manifest.digest
-    wanted = {"atlas": atlas, "features": plan.n_features, "panscope": __version__}
+    copied = {"atlas": atlas, "features": plan.n_features, "panscope": __version__}
+    wanted = {**copied, "beside": _beside(plan.run.folder)}
     note = out / "frozen.json"
-    if note.is_file():
-        if json.loads(note.read_text()) != wanted:
-            found = "holds a copy of another atlas, or of other features"
-            raise ConfigError(str(out), found, "choose another folder or delete that one")
-    elif out.is_dir() and any(out.iterdir()):
+    known = json.loads(note.read_text()) if note.is_file() else {}
+    if known and {key: known.get(key) for key in copied} != copied:
+        found = "holds a copy of another atlas, or of other features"
+        raise ConfigError(str(out), found, "choose another folder or delete that one")
+    if not known and out.is_dir() and any(out.iterdir()):
         raise ConfigError(str(out), "is not empty", "choose another folder")
-    else:
-        write_json(note, wanted)
+    is_same = known == wanted
+    if not is_same:
+        (out / "index.html").unlink(missing_ok=True)  # first: without it a copy is not whole
+    clear_unsealed(out, () if is_same else ("**/*.html",))
+    write_json(note, wanted)
+
+
+def _beside(run: Path) -> str:
+    """Name what pages show beside the atlas: metrics, notes, contrasts, progress."""
+    named = ("suite/manifest.json", "notes.sqlite", "notes.sqlite-wal", EVENTS)
+    paths = [*(run / name for name in named), *sorted(run.glob("contrast/*/manifest.json"))]
+    return digest_of([blake3_of(path) for path in paths if marks(path)[2:3] > (0,)])
 
 
 def _write_assets(out: Path) -> None:

@@ -4,7 +4,6 @@ It wraps the app as plain ASGI, so that streams stay streams and a request costs
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -38,7 +37,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request, answer = Request(scope), _with_headers(send)
+        request, answer = Request(scope), _Answer(send)
         try:
             _check_length(request)
             self._check_names(request)
@@ -48,7 +47,10 @@ class Gate:
             return
         if request.method == "HEAD":  # what GET would say; the server leaves the body out
             scope = {**scope, "method": "GET"}
-        await self._app(scope, passed, answer)
+        try:
+            await self._app(scope, passed, answer)
+        except asyncio.CancelledError:  # the server stops, and has waited for this long enough
+            await _ended(request, answer)(scope, receive, answer)
 
     def _check_names(self, request: Request) -> None:
         host = _without_port(request.headers.get("host", ""))
@@ -103,13 +105,29 @@ async def _read_whole(request: Request, receive: Receive) -> Receive:
     return replay
 
 
-def _with_headers(send: Send) -> Callable[[Message], Awaitable[None]]:
-    async def sent(message: Message) -> None:
+class _Answer:
+    """Sends an answer with the headers of every answer; `has_begun` says whether any is sent."""
+
+    def __init__(self, send: Send) -> None:
+        self.has_begun = False
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        """Send a part of the answer."""
+        self.has_begun = True
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             # "no-cache" asks before it reuses: pages and scripts change with the package
             for name, value in {**HEADERS, "cache-control": "no-cache"}.items():
                 headers.setdefault(name, value)
-        await send(message)
+        await self._send(message)
 
-    return sent
+
+def _ended(request: Request, answer: _Answer) -> ASGIApp:
+    """Return what ends an answer that was cut off: a refusal, or the end of what has begun."""
+
+    async def end(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.body", "body": b""})
+
+    stopped = Refused(503, "the server", "is being stopped", "start it again, then ask again")
+    return end if answer.has_begun else panscope_error(request, stopped)

@@ -81,10 +81,9 @@ class Progress:
         with self._path.open("rb") as opened:
             opened.seek(self._read_bytes)
             new = opened.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self._read_bytes += len(whole)
-        for line in whole.decode(errors="replace").splitlines():
-            self._take(*_parsed(self._path, line))
+        for line in new[: new.rfind(b"\n") + 1].splitlines(keepends=True):
+            self._take(*_parsed(self._path, line.decode(errors="replace").rstrip()))
+            self._read_bytes += len(line)  # of a damaged one not: whoever asks again is told again
 
     def _take(self, at: float, event: Event) -> None:
         match event:

@@ -66,6 +66,7 @@ class RunFolder:
         self.background = Background()
         self.progress = Progress(folder / EVENTS)
         self.notes = Notes.reading(folder / "notes.sqlite")
+        self._manifest = folder / "atlas" / MANIFEST
         self._given = live
         self._live = Current[ReadsText]()
         self._catalogue = Current[Catalogue]()
@@ -77,10 +78,14 @@ class RunFolder:
         self.background.cancel()
 
     @property
+    def atlas_marks(self) -> tuple[int, ...]:
+        """What tells the atlas that is there now from another."""
+        return marks(self._manifest)
+
+    @property
     def catalogue(self) -> Catalogue:
         """The atlas as it is now; asked for again after a failure, it looks again."""
-        made = marks(self.folder / "atlas" / MANIFEST)
-        return self._catalogue.get(made, lambda: Catalogue(_open_atlas(self.folder)))
+        return self._catalogue.get(self.atlas_marks, lambda: Catalogue(_open_atlas(self.folder)))
 
     @property
     def live(self) -> ReadsText:

@@ -36,6 +36,7 @@ from panscope.store.tensors import parts_of, tensors_in
 FOLDER = ".firings"
 ROWS = "rows.safetensors"
 SEAL = "piece.json"
+TOLD = "told"
 
 
 class Seal(Config):
@@ -54,6 +55,9 @@ class Told(Config):
     facts: dict[str, Any]
     contexts: tuple[int, ...]
     file: FileRecord
+
+
+Note = Seal | Told
 
 
 class Extent(Config):
@@ -88,26 +92,24 @@ class Log:
         records = {name: _saved(piece / name, tensors) for name, tensors in told.items()}
         kinds = tuple(kind for passed in rows for kind in passed.kinds)
         seal = Seal(key=self.key, first_row=first_row, kinds=kinds, files=records)
-        files.write_json(piece / SEAL, seal.model_dump(mode="json"))
+        files.write_record(piece / SEAL, seal)
 
     def has(self, number: int) -> bool:
         """Say whether a piece is there."""
         return self._seal(number) is not None
 
     def drop_damaged(self) -> Iterator[Corrupt]:
-        """Check every byte; yield what is wrong, with the piece it is in taken out."""
-        for path in sorted(self.folder.glob(f"piece-*/{SEAL}")):
-            seal = self._seal(int(path.parent.name.removeprefix("piece-")))
-            records = seal.files if seal else {}
-            found = (files.problem_with(path.parent / n, r) for n, r in records.items())
-            if problem := next((problem for problem in found if problem), None):
-                path.unlink(missing_ok=True)
-                yield problem
+        """Check every byte; yield what is wrong, with the piece or the note it is in taken out."""
+        kinds: dict[str, type[Note]] = {f"piece-*/{SEAL}": Seal, f"{TOLD}/**/*.json": Told}
+        for pattern, kind in kinds.items():
+            for path in sorted(self.folder.glob(pattern)):
+                if problem := _problem_with(path, kind):
+                    path.unlink(missing_ok=True)
+                    yield problem
 
     def end(self, n_pieces: int) -> None:
         """Note how many pieces the text has."""
-        extent = Extent(key=self.key, n_pieces=n_pieces)
-        files.write_json(self.folder / "text.json", extent.model_dump(mode="json"))
+        files.write_record(self.folder / "text.json", Extent(key=self.key, n_pieces=n_pieces))
 
     def pieces(self) -> list[tuple[Seal, Rows]]:
         """Return every piece's seal and rows; Incomplete if one is missing."""
@@ -124,15 +126,17 @@ class Log:
         """Note that a Sae's features are written to `path`."""
         record = FileRecord(size_bytes=path.stat().st_size, blake3=files.blake3_of(path))
         told = Told(key=self.key, facts=facts, contexts=tuple(contexts), file=record)
-        files.write_json(self._told(sae), told.model_dump(mode="json"))
+        files.write_record(self._told(sae), told)
 
     def told(self, sae: str, path: Path) -> Told | None:
-        """Return what is noted of a Sae whose features are at `path`; None if they are not."""
-        if not self._told(sae).is_file():
+        """Return what is noted of a Sae whose features are at `path`; None if they are not.
+
+        Raises Corrupt for a note that is damaged.
+        """
+        told = files.read_record(Told, self._told(sae))
+        if told is None or told.key != self.key or files.problem_with(path, told.file):
             return None
-        told = Told.model_validate_json(self._told(sae).read_bytes())
-        is_whole = told.key == self.key and files.problem_with(path, told.file) is None
-        return told if is_whole else None
+        return told
 
     def remove(self) -> None:
         """Remove everything, once the atlas is sealed."""
@@ -142,17 +146,16 @@ class Log:
         return self.folder / f"piece-{number:05}"
 
     def _told(self, sae: str) -> Path:
-        return self.folder / "told" / f"{sae}.json"
+        return self.folder / TOLD / f"{sae}.json"
 
     def _seal(self, number: int) -> Seal | None:
         """Read a piece's seal; None if there is none, or one of another description."""
-        path = self._piece(number) / SEAL
-        seal = Seal.model_validate_json(path.read_bytes()) if path.is_file() else None
+        seal = files.read_record(Seal, self._piece(number) / SEAL)
         return seal if seal and seal.key == self.key else None
 
     def _sealed(self) -> Iterator[tuple[int, Seal]]:
-        path, do = self.folder / "text.json", "run describe again: it writes what is missing"
-        extent = Extent.model_validate_json(path.read_bytes()) if path.is_file() else None
+        do = "run describe again: it writes what is missing"
+        extent = files.read_record(Extent, self.folder / "text.json")
         if extent is None or extent.key != self.key:
             raise Incomplete(str(self.folder), "the text has not been read to its end", do)
         for number in range(extent.n_pieces):
@@ -172,6 +175,17 @@ class Log:
         tensors = self._checked(number, seal, ROWS)
         mask = tensors["mask"].bool()
         return Rows(tensors["ids"].long(), tensors["documents"].long(), mask, seal.kinds)
+
+
+def _problem_with(path: Path, kind: type[Note]) -> Corrupt | None:
+    """Check a note, and the files of a piece."""
+    try:
+        note = files.read_record(kind, path)
+    except Corrupt as problem:
+        return problem
+    records = note.files if isinstance(note, Seal) else {}
+    found = (files.problem_with(path.parent / name, record) for name, record in records.items())
+    return next((problem for problem in found if problem), None)
 
 
 def _of_rows(rows: Sequence[Rows]) -> dict[str, Tensor]:

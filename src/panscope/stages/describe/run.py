@@ -115,7 +115,7 @@ def read(work: Work, share: Share = WHOLE) -> None:
         return
     done_tokens, log = 0, work.log
     for problem in log.drop_damaged():
-        work.emit(Warned(STAGE, f"{problem}. Its piece of text is read again."))
+        work.emit(Warned(STAGE, f"{problem}. It is made again."))
     work.emit(Started(STAGE, work.config.tokens, "tokens"))
     first = next(number for number in count() if not log.has(number))
     number, saes = first - 1, work.saes()

@@ -172,6 +172,29 @@ def _quoted(keys: Sequence[str]) -> str:
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Join names as a sentence does.
+
+    >>> _listed(["numbers"]), _listed(["numbers", "blanks", "punctuation"])
+    ('numbers', 'numbers, blanks and punctuation')
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _by_kind(keys: Sequence[str]) -> str:
+    """Name the sorts of tokens that are in one kind of text together.
+
+    >>> _by_kind(["numbers in math", "punctuation in german", "blanks in math"])
+    'numbers and blanks in math; punctuation in german'
+    """
+    sorts: dict[str, list[str]] = {}
+    for key in keys:
+        sort, _, kind = key.partition(" in ")
+        sorts.setdefault(kind, []).append(sort)
+    return "; ".join(f"{_listed(names)} in {kind}" for kind, names in sorts.items())
+
+
 def _ranges(keys: Sequence[str]) -> str:
     """Name depths in their order, those that touch as one.
 
@@ -208,9 +231,9 @@ SAYS: dict[str, Callable[[Sequence[str]], str]] = {
     "token": lambda keys: f"the token{'s' * (len(keys) > 1)} {_quoted(keys)}",
     "before": lambda keys: f"what comes after {_quoted(keys)}",
     "pair": lambda keys: f"the end of {_quoted(keys)}",
-    "sort": lambda keys: " and ".join(keys[:LISTED]),
-    "sort before": lambda keys: f"what comes after {' and '.join(keys[:LISTED])}",
+    "sort": lambda keys: _listed(keys[:LISTED]),
+    "sort before": lambda keys: f"what comes after {_listed(keys[:LISTED])}",
     "depth": lambda keys: f"tokens {_ranges(keys)} of a document",
     "kind": lambda keys: f"text of the kind {_quoted(keys)}",
-    "kind and sort": lambda keys: " and ".join(keys[:LISTED]),
+    "kind and sort": lambda keys: _by_kind(keys[:LISTED]),
 }

@@ -11,11 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from panscope import files
 from panscope.config import Config
-from panscope.errors import ConfigError
+from panscope.errors import ConfigError, Corrupt
 from panscope.stages.train.checkpoint import FOLDER, Warn, folder_of, refuse_another
 
 Banks = tuple[tuple[str, ...], ...]
@@ -39,7 +37,7 @@ class Trained(Config):
 
 def mark_trained(suite: Path, bank: int, trained: Trained) -> None:
     """Note that a bank's Saes are written, then drop its checkpoints."""
-    files.write_json(_record_of(suite, bank), trained.described)
+    files.write_record(_record_of(suite, bank), trained)
     if folder_of(suite, bank).is_dir():
         shutil.rmtree(folder_of(suite, bank))
 
@@ -47,12 +45,12 @@ def mark_trained(suite: Path, bank: int, trained: Trained) -> None:
 def read_trained(suite: Path, bank: int, key: str, warn: Warn) -> Trained | None:
     """Return what was noted of a trained bank, or None if it is still (or again) to be trained."""
     path = _record_of(suite, bank)
-    if not path.is_file():
-        return None
     try:
-        trained = Trained.model_validate_json(path.read_bytes())
-    except ValidationError:
+        trained = files.read_record(Trained, path)
+    except Corrupt:
         warn(f"{path} is damaged: its Saes are trained again")
+        return None
+    if trained is None:
         return None
     refuse_another(path, trained.key, key)
     problems = (files.problem_with(suite / name, r) for name, r in trained.files.items())
@@ -76,17 +74,14 @@ def as_begun(suite: Path, banks: Banks, warn: Warn, processes: int = 1) -> Banks
             found = f"was begun with latent_shards = {noted.processes}, not {processes}"
             raise ConfigError(str(suite), found, "go on with as many, or choose another output")
         return noted.banks
-    split = Split(banks=banks, processes=processes)
-    files.write_json(suite / FOLDER / "banks.json", split.described)
+    files.write_record(suite / FOLDER / "banks.json", Split(banks=banks, processes=processes))
     return banks
 
 
 def _noted(path: Path, warn: Warn) -> Split:
-    if not path.is_file():
-        return Split(banks=())
     try:
-        return Split.model_validate_json(path.read_bytes())
-    except ValidationError:
+        return files.read_record(Split, path) or Split(banks=())
+    except Corrupt:
         warn(f"{path} is damaged: the Saes are grouped anew")
         return Split(banks=())
 

@@ -1,5 +1,6 @@
 // Requests to the API: failures become one sentence, and a newer request ends an older one.
 import { address } from "./address.js";
+import { sentence } from "./page.js";
 import { authorisation } from "./token.js";
 
 const running = new Map();
@@ -46,5 +47,5 @@ export function sayFailure(place, error, retry) {
   button.textContent = "Retry";
   button.onclick = retry;
   place.hidden = false;
-  place.replaceChildren(`${error.message}. `, button);
+  place.replaceChildren(`${sentence(error)} `, button);
 }

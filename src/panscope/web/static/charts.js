@@ -95,29 +95,50 @@ export function scatter(width, { points, xTitle, yTitle, best, right }) {
     const along = line.toSorted((a, b) => a.x - b.x);
     made.append(svg("path", { class: "join", d: along.map((p, n) => `${n ? "L" : "M"}${x(p.x)} ${y(p.y)}`).join("") }));
   }
-  made.append(lineNames(points, x, y)); // behind the points, of which none may be hidden
+  made.append(lineNames(points, x, y, height - BOTTOM - 5)); // behind the points, of which none may be hidden
   for (const p of points) made.append(onePoint(p, x(p.x), y(p.y)));
   return made;
 }
 
-// Names keep the order of their points from top to bottom and move apart where they would overlap;
-// a thin line leads from the point to its name.
-function lineNames(points, x, y) {
+// Names keep the order of their points from top to bottom, and move apart where they would overlap,
+// away from points and up from the axis; a thin line leads from the point to its name.
+function lineNames(points, x, y, floor) {
   const made = svg("g", { "aria-hidden": "true" });
   const ends = [...Map.groupBy(points, (p) => p.line).values()].map((line) => line.reduce((a, b) => (a.x > b.x ? a : b)));
-  const names = ends.map((p) => ({ text: p.text, left: x(p.x), top: y(p.y), home: y(p.y), wide: p.text.length * 7 + 24 }));
+  const marks = points.map((p) => ({ left: x(p.x), top: y(p.y) }));
+  const names = ends.map((p) => placed({ text: p.text, at: x(p.x), home: y(p.y), wide: p.text.length * 7 + 24 }, marks));
   names.sort((a, b) => a.home - b.home);
-  for (let round = 0; round < 60; round++) names.forEach((name, i) => names.slice(i + 1).forEach((other) => part(name, other)));
-  for (const { text, left, top, home } of names) {
-    made.append(svg("path", { class: "lead", d: `M${left + 7} ${home}L${left + 20} ${top}` }));
-    made.append(svg("text", { class: "name", x: left + 22, y: top + 4 }, text));
+  for (let round = 0; round < 60; round++) {
+    for (const name of names) {
+      for (const mark of marks) leave(name, mark);
+      name.top = Math.min(name.top, floor);
+    }
+    names.forEach((name, i) => names.slice(i + 1).forEach((other) => part(name, other)));
+  }
+  for (const { text, at, side, top, home } of names) {
+    made.append(svg("path", { class: "lead", d: `M${at + 7 * side} ${home}L${at + 20 * side} ${top}` }));
+    made.append(svg("text", { class: "name", x: at + 22 * side, y: top + 4, "text-anchor": side > 0 ? "start" : "end" }, text));
   }
   return made;
 }
 
+// A name stands right of its point, or left where only the right has another point in its way.
+function placed(name, marks) {
+  const on = (side) => ({ ...name, side, top: name.home, from: side > 0 ? name.at : name.at - name.wide });
+  const isFree = (one) => !marks.some((mark) => isBehind(one, mark) && Math.abs(mark.top - name.home) < 8);
+  return isFree(on(1)) || !isFree(on(-1)) ? on(1) : on(-1);
+}
+
+const isBehind = (name, mark) => Math.abs(mark.left - name.at) > 14 && mark.left > name.from && mark.left < name.from + name.wide;
+
+function leave(name, mark) {
+  const overlap = 10 - Math.abs(name.top - mark.top);
+  if (overlap > 0 && isBehind(name, mark)) name.top += (name.top < mark.top ? -overlap : overlap) / 2;
+}
+
 function part(upper, lower) {
   const overlap = 11 - (lower.top - upper.top);
-  if (overlap <= 0 || upper.left + upper.wide < lower.left || lower.left + lower.wide < upper.left) return;
+  if (overlap <= 0 || upper.from + upper.wide < lower.from || lower.from + lower.wide < upper.from) return;
   upper.top -= overlap / 2;
   lower.top += overlap / 2;
 }

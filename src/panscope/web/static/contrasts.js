@@ -1,7 +1,7 @@
 // Contrasts begun from the page, by those who may write: two sets of prompts, and how far it is.
 import { address } from "./address.js";
 import { ask } from "./ask.js";
-import { element } from "./page.js";
+import { element, sentence } from "./page.js";
 import { stageElement } from "./stage.js";
 import { authorisation } from "./token.js";
 
@@ -61,7 +61,7 @@ async function begin(event) {
     begun = true;
     look();
   } catch (error) {
-    if (error.name !== "AbortError") said.textContent = `${error.message}.`;
+    if (error.name !== "AbortError") said.textContent = sentence(error);
   }
 }
 
@@ -87,7 +87,7 @@ async function look() {
     if (now.work.state === "running") setTimeout(look, EVERY);
     else if (begun && now.work.state === "done") location.assign(address(`/contrast/${now.work.name}`));
   } catch (error) {
-    if (error.name !== "AbortError") said.textContent = `${error.message}.`;
+    if (error.name !== "AbortError") said.textContent = sentence(error);
   }
 }
 
@@ -97,7 +97,7 @@ async function cancel() {
     await ask("/api/contrasts/cancel", {});
     look();
   } catch (error) {
-    said.textContent = `${error.message}.`;
+    said.textContent = sentence(error);
   }
 }
 
@@ -114,6 +114,7 @@ async function fill(input) {
 async function offerForm() {
   const { accepted } = await ask("/api/writing");
   form.hidden = !accepted;
+  document.getElementById("how").hidden = accepted;
 }
 
 form.addEventListener("submit", begin);

@@ -5,7 +5,7 @@
 import { address } from "./address.js";
 import { ask } from "./ask.js";
 import { number, percent } from "./numbers.js";
-import { data, element } from "./page.js";
+import { data, element, sentence } from "./page.js";
 import { problemOf, refuse, settle } from "./refuse.js";
 import { visible, wholeStrip } from "./strip.js";
 
@@ -120,7 +120,10 @@ async function tell(row) {
   const width = saes.find((one) => one.sae === sae)?.width;
   if (width) Object.assign(index, { max: width - 1 });
   index.dataset.problem = width ? `Give a feature’s number, from 0 to ${width - 1}.` : "Give a feature’s number.";
-  if (problemOf(index)) return refuse(index, problemOf(index));
+  if (problemOf(index)) {
+    refuse(index, problemOf(index));
+    return say(row);
+  }
   settle(index);
   try {
     const about = await ask(`/api/sae/${sae}/feature/${index.value}`, null, row);
@@ -129,7 +132,7 @@ async function tell(row) {
     row.about = about;
     say(row);
   } catch (error) {
-    if (error.name !== "AbortError") refuseFeature(row, width ? "index" : "sae", `${error.message}.`);
+    if (error.name !== "AbortError") refuseFeature(row, width ? "index" : "sae", sentence(error));
   }
   return null;
 }
@@ -179,7 +182,7 @@ async function offerTokens(row) {
     host.replaceChildren(strip);
     pressTokens(row);
   } catch (error) {
-    if (error.name !== "AbortError") host.replaceChildren(element("span", { className: "problem", textContent: `${error.message}.` }));
+    if (error.name !== "AbortError") host.replaceChildren(element("span", { className: "problem", textContent: sentence(error) }));
   }
 }
 

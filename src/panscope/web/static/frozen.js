@@ -1,5 +1,6 @@
 // Stands in for ask.js in a frozen copy: answers come from the page itself, the rest needs a server.
 import { address } from "./address.js";
+import { sentence } from "./page.js";
 
 const { hits = [], pieces } = embedded("rows");
 const answers = { "/api/writing": { writable: false, accepted: false }, ...embedded("answers") };
@@ -71,7 +72,7 @@ export function cancel() {}
 
 export function sayFailure(place, error) {
   place.hidden = false;
-  place.replaceChildren(`${error.message}.`);
+  place.replaceChildren(sentence(error));
 }
 
 // A server fills the page of searches by their kind, which a form may name; here each is a page.

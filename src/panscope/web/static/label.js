@@ -1,6 +1,6 @@
 // A label by hand, or found and scored by the server: for those who may write here.
 import { ask } from "./ask.js";
-import { data } from "./page.js";
+import { data, sentence } from "./page.js";
 import { authorisation } from "./token.js";
 
 const form = document.getElementById("label");
@@ -14,7 +14,7 @@ async function post(route, body) {
     await ask(`/api/sae/${sae.sae}/feature/${feature.index}/${route}`, body);
     location.reload();
   } catch (error) {
-    if (error.name !== "AbortError") said.textContent = `${error.message}.`;
+    if (error.name !== "AbortError") said.textContent = sentence(error);
   }
 }
 

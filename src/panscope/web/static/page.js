@@ -23,6 +23,9 @@ export function remember(state) {
   history.replaceState(null, "", location.pathname + (text ? `?${text}` : "") + location.hash);
 }
 
+// What went wrong, as a sentence: messages end with what to do, which may be a question.
+export const sentence = ({ message }) => (/[.?!]$/.test(message) ? message : `${message}.`);
+
 export function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children);

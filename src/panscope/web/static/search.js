@@ -14,6 +14,8 @@ const cosine = (shown) => `cosine ${shown}`;
 const MEASURES = { share: (shown) => `${shown} of its max`, value: (shown) => `value ${shown}`, sum: (shown) => `sum ${shown}`, direction: cosine, meaning: cosine };
 const AT_ONCE = ["meaning", "text", "direction"]; // what cannot be asked for a window at a time
 const VECTOR = "#vector=";
+const NONE = { words: "No label has all of these words", numbers: "No feature is like that; try wider bounds or another token", text: "No feature fires there", meaning: "There are no labels", direction: "No Sae writes there" };
+const missing = document.getElementById("missing"); // what this search would need: said once, by the page
 const form = document.getElementById("search");
 const { by } = form.dataset;
 const fields = form.elements;
@@ -97,7 +99,7 @@ async function find(offset = 0) {
   const timer = setTimeout(sayRunning, 100);
   try {
     keep();
-    if (!isAsked()) return clear();
+    if (!isAsked() || missing) return clear();
     const [path, sent = null] = asked(offset);
     const found = await ask(path, sent, "find");
     status.hidden = !found.note;
@@ -130,11 +132,12 @@ function show(found, offset) {
   list.append(...found.hits.map((hit) => hitElement(hit, found.pieces, measure, found.tokens, width)));
   more.hidden = list.children.length >= found.total || AT_ONCE.includes(by);
   document.getElementById("results-title").textContent = title(found);
+  document.getElementById("start").hidden = by !== "words" || found.total > 0; // it says who writes labels
   if (by === "text") drawStrip(found.tokens);
 }
 
 function title({ total, hits, offset }) {
-  if (total === 0) return "None found; try fewer or other words, or wider bounds";
+  if (total === 0) return NONE[by];
   const shown = offset + hits.length;
   if (by === "words") return `${shown} ${shown === 1 ? "feature" : "features"}, best match first`;
   if (by === "meaning" || by === "direction") return `The nearest ${count(shown)}`;

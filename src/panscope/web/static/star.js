@@ -1,6 +1,6 @@
 // A star on a feature's page: the button is there for those who may write here.
 import { ask } from "./ask.js";
-import { data } from "./page.js";
+import { data, sentence } from "./page.js";
 import { authorisation } from "./token.js";
 
 const star = document.getElementById("star");
@@ -13,7 +13,7 @@ async function toggle() {
     await ask(`/api/sae/${sae.sae}/feature/${feature.index}/bookmark`, null, "bookmark", verb);
     star.setAttribute("aria-pressed", String(!isKept));
   } catch (error) {
-    if (error.name !== "AbortError") star.textContent = `${error.message}.`;
+    if (error.name !== "AbortError") star.textContent = sentence(error);
   }
 }
 

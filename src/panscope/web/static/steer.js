@@ -6,7 +6,7 @@
 import { address } from "./address.js";
 import { ask, sayFailure } from "./ask.js";
 import { addRow, editOf, parsed, refuseEdit, replaceRows, rows, weigh } from "./edits.js";
-import { element, remember } from "./page.js";
+import { element, remember, sentence } from "./page.js";
 import { isUsable, refuse, settle } from "./refuse.js";
 import { add, begin, hasBegun, shareOf } from "./texts.js";
 import { authorisation } from "./token.js";
@@ -82,10 +82,10 @@ function ended() {
 function sayRefusal(error) {
   if (error.name === "AbortError") return;
   texts.hidden = !hasBegun();
-  const [, where, sentence] = /^(.*?): (.*)$/s.exec(error.message) ?? [];
+  const [, where, message] = /^(.*?): (.*)$/s.exec(error.message) ?? [];
   const field = fields[ABOUT[where]];
-  if (field) refuse(field, `${sentence}.`);
-  if (field || refuseEdit(where ?? "", `${sentence}.`)) status.hidden = true;
+  if (field) refuse(field, sentence({ message }));
+  if (field || refuseEdit(where ?? "", sentence({ message: message ?? "" }))) status.hidden = true;
   else sayFailure(status, error, write);
 }
 
@@ -168,7 +168,7 @@ async function copyLink() {
 }
 
 form.addEventListener("submit", write);
-form.addEventListener("input", ({ target }) => settle(target));
+form.addEventListener("input", ({ target }) => settle(target), true); // before a row refuses the same field
 form.addEventListener("change", keep);
 document.getElementById("add").onclick = () => (addRow().querySelector("[name=index]").focus(), keep());
 document.querySelector("#save button").onclick = save;
