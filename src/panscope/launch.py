@@ -221,11 +221,12 @@ class Launch:
         with closing(Notes.open(self.out / "notes.sqlite")) as notes:
             explain.run(self.recipe.explain, atlas, notes, self.out / "answers", self.emit)
 
-    def rescore(self) -> None:
-        """Score the labels that people wrote, into `notes.sqlite`."""
+    def rescore(self, method: str) -> None:
+        """Score the labels by a method, such as those of people, into `notes.sqlite`."""
+        config, answers = self.recipe.explain, self.out / "answers"
         atlas = Atlas(self.out / "atlas")
         with closing(Notes.open(self.out / "notes.sqlite")) as notes:
-            explain.rescore(self.recipe.explain, atlas, notes, self.out / "answers", self.emit)
+            explain.rescore(config, atlas, notes, answers, self.emit, method=method)
 
     def _suite(self, stage: str) -> Suite:
         """Open the suite; refuse one of another model, warn of another text."""

@@ -56,7 +56,7 @@ def test_a_feature_is_explained_and_a_label_scored(tab: Tab) -> None:
     page.locator(".labels > details > summary").click()
     page.locator(".judgements > summary").first.click()
     for scorer in ("fuzzing", "detection"):  # the first stands open
-        page.get_by_text(re.compile(f"^{scorer}: .* right")).click()
+        page.get_by_text(re.compile(f"^{scorer} by panscope: .* right")).click()
     assert page.locator(".judged:visible").count() == 1
     assert page.locator(".judged:visible .t.peak").count() > 4
     page.set_viewport_size({"width": 390, "height": 844})

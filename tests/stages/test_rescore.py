@@ -15,6 +15,7 @@ from panscope.atlas.notes import Notes
 from panscope.cli import main
 from panscope.events import Event, Warned, silent
 from panscope.stages.explain import Config, rescore
+from panscope.stages.explain import run as explain_run
 from panscope.stages.explain.letter import Letter
 from panscope.stages.explain.windows import Window
 
@@ -90,6 +91,20 @@ def test_a_language_model_reads_what_a_person_wrote(atlas: Atlas, notes: Notes, 
     assert {score.author for score in scores.values()} == {"tiny-judge"}
     assert scores["simulation"].value == pytest.approx(1, abs=0.05)
     assert sum(score.n_failed for score in scores.values()) > 0
+
+
+def test_a_machine_s_labels_are_read_by_another_judge(atlas: Atlas, notes: Notes, tmp_path: Path):
+    explain_run(RULES, atlas, notes, tmp_path, silent)
+    before = notes.current(SAE, "rules")[0]
+    notes.add(Label(SAE, 0, "never mind", "Ada"))
+    with serving() as model:
+        config = asking(model).model_copy(update={"features": (0,)})
+        done = rescore(config, atlas, notes, tmp_path / "answers", silent, method="rules")
+    assert done == {"scored": 1}
+    after = notes.current(SAE, "rules")[0]
+    assert after.scores[:3] == before.scores and after.text == before.text
+    assert [score.author for score in after.scores] == ["panscope"] * 3 + ["tiny-judge"] * 3
+    assert not notes.label_of(SAE, 0).scores  # the person's
 
 
 def test_what_cannot_be_scored_is_told(atlas: Atlas, notes: Notes):

@@ -109,6 +109,15 @@ class Notes:
         labels = self._labels(f"WHERE sae = ? AND {IS_SHOWN} ORDER BY latent", sae, details="'[]'")
         return {label.index: label for label in labels}
 
+    def current(self, sae: str, method: str) -> dict[int, Label]:
+        """Return the newest label by a method of every feature of a Sae that has one.
+
+        Scores come without their details.
+        """
+        where = f"WHERE sae = ? AND method = ? AND {IS_CURRENT}"
+        labels = self._labels(where, sae, method, details="'[]'")
+        return {label.index: label for label in labels}
+
     def texts(self, sae: str, indices: Collection[int]) -> dict[int, str]:
         """Return the text of the label that is shown of those features that have one."""
         rows = self._rows(
@@ -121,7 +130,7 @@ class Notes:
     def scored(self, sae: str, least: float, most: float, scorer: str = "") -> Indices:
         """Find the features whose shown label's score lies between bounds, both included.
 
-        The score is that of `scorer`, or the best of all.
+        The score is that of `scorer`, or the best of all. They come in no order.
         """
         found = self._rows(  # as one text, which takes half the time of rows
             "SELECT group_concat(latent) FROM standing"
@@ -129,7 +138,7 @@ class Notes:
             *(sae, scorer, least, most),
         )
         text = found[0][0] if found else None
-        return np.sort(np.fromstring(text or "", np.int64, sep=","))
+        return np.fromstring(text or "", np.int64, sep=",")
 
     def search(self, text: str, limit: int = 20, offset: int = 0, sae: str = "") -> list[Found]:
         """Find labels by their words, best match first; in one Sae or in all.

@@ -44,7 +44,12 @@ def labels(run: Path, feature: str, windows: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(label) for label in found], indent=1, ensure_ascii=False))
     elif shown is None:
-        OUT.print("No label yet. Labels are made by panscope explain, and by people on the pages.")
+        OUT.print(
+            f"No label yet: panscope explain {run / 'recipe.json'} --output {run}"
+            f" --sae {sae} --features {index} makes one.",
+            markup=False,
+            soft_wrap=True,
+        )
     else:
         OUT.print(_labels_table(found))
         if windows and not shown.scores:
@@ -68,15 +73,23 @@ def _labels_table(found: Sequence[Any]) -> Table:
     caption = "score/that of another feature's label"
     table = Table(box=None, header_style="bold", pad_edge=False, caption=caption if scorers else "")
     for name in ("written", "by", "label"):
-        table.add_column(name, no_wrap=name == "written")
+        table.add_column(name, no_wrap=name == "written", min_width=10)
     for name in scorers:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", min_width=10)
     for label in found:
-        cells = {s.scorer: f"{two_digits(s.value)}/{two_digits(s.baseline)}" for s in label.scores}
         by = Text(f"{label.author}, {label.method}")
-        scores = (cells.get(scorer, "") for scorer in scorers)
+        scores = (_scores(label, scorer) for scorer in scorers)
         table.add_row(label.created[:10], by, Text(label.text), *scores)
     return table
+
+
+def _scores(label: Any, scorer: str) -> Text:
+    """Write a label's scores by a scorer below each other; who judged, if it was another."""
+    lines = []
+    for one in (score for score in label.scores if score.scorer == scorer):
+        by = [] if one.author in ("", label.author) else [f"by {one.author}"]
+        lines += [f"{two_digits(one.value)}/{two_digits(one.baseline)}", *by]
+    return Text("\n".join(lines))
 
 
 def _print_windows(atlas: Any, label: Any) -> None:
@@ -87,7 +100,8 @@ def _print_windows(atlas: Any, label: Any) -> None:
     feature = atlas.feature(label.sae, label.index)
     for score in judged(label, feature, Contexts(atlas)):
         table = Table(box=None, header_style="bold", pad_edge=False)
-        table.title, table.title_justify = Text(f"{score.scorer}: {label.text}"), "left"
+        table.title_justify, by = "left", f" by {score.author}" if score.author else ""
+        table.title = Text(f"{score.scorer}{by}: {label.text}")
         for name in ("", "said", "is", "window"):
             table.add_column(name)
         for one in score.judgements:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from panscope.atlas.labels import HUMAN
 from panscope.cli.pages import import_web, serve_pages
 from panscope.cli.tables import print_errors, print_labels, print_metrics
 from panscope.cli.terminal import FOLDER, crew_of
@@ -107,6 +108,7 @@ describe = _verb("describe", "Find what every feature responds to, in one pass o
 @click.option("--sae", "saes", multiple=True, help="Ids, with * for any part.  [default: all]")
 @click.option("--features", default="", help="Such as 3,7,100-199.  [default: all alive]")
 @click.option("--rescore", is_flag=True, help="Score the labels that people wrote instead.")
+@click.option("--rescore-of", type=click.Choice(["rules", "model"]), help="Or those found so.")
 def explain(
     recipe: str,
     overrides: tuple[str, ...],
@@ -114,6 +116,7 @@ def explain(
     saes: tuple[str, ...],
     features: str,
     rescore: bool,
+    rescore_of: str | None,
 ) -> None:
     """Say what features mean, and how well that tells where they fire.
 
@@ -124,6 +127,7 @@ def explain(
     panscope explain demo --output runs/demo
     panscope explain demo --output runs/demo --sae 'resid_post.2/*' --features 3,7,100-199
     panscope explain demo --output runs/demo --rescore
+    panscope explain demo --output runs/demo --rescore-of rules explain.by=endpoint
     panscope explain demo --output runs/demo explain.by=endpoint explain.at_most=20 \\
         explain.endpoint.base_url=http://localhost:8000/v1 explain.endpoint.model=qwen3-32b
     """
@@ -132,10 +136,10 @@ def explain(
     named = tuple(f"explain.{key}={json.dumps(value)}" for key, value in chosen.items())
     _refuse_unknown(output, chosen)  # before a recipe's stages, and torch, are imported: 4 s
     with crew_of(recipe, (*overrides, *named), output) as crew:
-        if not rescore:
+        if not (rescore or rescore_of):
             crew.run("explain")
         elif crew.leads:
-            crew.launch.rescore()
+            crew.launch.rescore(rescore_of or HUMAN)
     if crew.leads:
         print_labels(output)
 

@@ -1,7 +1,8 @@
-"""Labels that people wrote, scored as those of machines are: on windows no explainer is shown.
+"""Labels that people wrote, or that machines found, scored by whoever the recipe names.
 
-A language model reads them for what they say; the rules take them to the letter. A person may have
-seen every example on the feature's page, so their windows were not kept from them as from machines.
+On windows that no explainer is shown. A language model reads labels for what they say; the rules
+take them to the letter. A person may have seen every example on the feature's page, so these
+windows were not kept from them as from machines.
 """
 
 import time
@@ -36,15 +37,18 @@ def rescore(
     kept: Path,
     emit: Emit,
     closing: Event | None = None,
+    method: str = HUMAN,
 ) -> Mapping[str, int]:
-    """Score the labels of people that are shown, into `notes`; say how many became what.
+    """Score the newest labels by a method, into `notes`; say how many became what.
 
     Raises as `run` does.
     """
     refuse_unknown(config, atlas)
     started, counts = time.monotonic(), Counter[str]()
     labels = [
-        label for sae in named_saes(config, atlas) for label in _labels(config, atlas, notes, sae)
+        label
+        for sae in named_saes(config, atlas)
+        for label in _labels(config, atlas, sae, notes.current(sae, method))
     ]
     rows = rows_of(atlas)
     emit(Started(STAGE, len(labels), "labels"))
@@ -64,11 +68,10 @@ def rescore(
     return counts
 
 
-def _labels(config: Config, atlas: Atlas, notes: Notes, sae: str) -> list[Label]:
-    """List the labels of people that are shown of the features that are named."""
+def _labels(config: Config, atlas: Atlas, sae: str, current: Mapping[int, Label]) -> list[Label]:
+    """List the labels of those features that are named."""
     asked = set(chosen(config.model_copy(update={"at_most": None}), atlas, sae))
-    shown = notes.shown(sae)
-    return [shown[i] for i in sorted(asked & shown.keys()) if shown[i].method == HUMAN]
+    return [current[index] for index in sorted(asked & current.keys())]
 
 
 def _scored(manner: Manner, label: Label, cases: list[Case], notes: Notes) -> str:

@@ -68,8 +68,9 @@ function table({ scorer, judgements }, pieces) {
   return element("table", { className: "judged" }, element("caption", { className: "note", textContent: question }), element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
 }
 
-function section(score, pieces, place) {
-  const title = element("summary", { textContent: `${score.scorer}: ${summary(score)}` });
+function section(score, { pieces, author }, place) {
+  const by = score.author && score.author !== author ? ` by ${score.author}` : "";
+  const title = element("summary", { textContent: `${score.scorer}${by}: ${summary(score)}` });
   const note = element("p", { className: "note", textContent: baseline(score) });
   const tables = score.judgements.length ? [table(score, pieces)] : [];
   return element("details", { open: place === 0 }, title, note, ...tables);
@@ -79,8 +80,8 @@ async function open(details) {
   const place = details.querySelector("div");
   if (!details.open || place.hasChildNodes()) return;
   try {
-    const { scores, pieces } = await ask(`/api/sae/${sae.sae}/feature/${feature.index}/labels/${details.dataset.judged}`);
-    place.replaceChildren(...scores.map((score, place) => section(score, pieces, place)));
+    const label = await ask(`/api/sae/${sae.sae}/feature/${feature.index}/labels/${details.dataset.judged}`);
+    place.replaceChildren(...label.scores.map((score, n) => section(score, label, n)));
   } catch (error) {
     sayFailure(place, error, () => place.replaceChildren() || open(details));
   }
