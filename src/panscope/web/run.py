@@ -10,7 +10,7 @@ from typing import Any
 from panscope.atlas.features import Atlas
 from panscope.atlas.notes import Notes
 from panscope.atlas.queries import Catalogue
-from panscope.errors import NotFound, PanscopeError
+from panscope.errors import Incomplete, NotFound, PanscopeError
 from panscope.files import read_manifest
 from panscope.web.background import Background
 from panscope.web.progress import EVENTS, Progress
@@ -131,9 +131,10 @@ def is_run(folder: Path) -> bool:
 
 def _open_atlas(folder: Path) -> Atlas:
     if not (folder / "atlas").is_dir():
-        at_work = "see /progress for what its stages are doing"
-        make = "give a run folder, or make one with panscope demo or panscope describe"
-        do = at_work if (folder / EVENTS).is_file() else make
+        if (folder / EVENTS).is_file():
+            do = "see /progress for what its stages are doing"
+            raise Incomplete(str(folder), "holds no atlas yet", do)
+        do = "give a run folder, or make one with panscope demo or panscope describe"
         raise NotFound(str(folder), "holds no atlas", do)
     return Atlas(folder / "atlas")
 

@@ -88,7 +88,8 @@ export function scatter(width, { points, xTitle, yTitle, best, right }) {
   const made = sheet(width, height);
   const [xs, ys] = [points.map((p) => p.x), points.map((p) => p.y)];
   const x = log([Math.min(...xs) / 1.15, Math.max(...xs) * 1.05], [LEFT + 8, width - right]);
-  const y = linear([Math.min(0, ...ys), Math.max(...ys) * 1.08 || 1], [height - BOTTOM, TOP]);
+  const [low, high] = [1.08 * Math.min(0, ...ys), 1.08 * Math.max(0, ...ys)]; // a loss may fall, too
+  const y = linear([low, high || (low ? 0 : 1)], [height - BOTTOM, TOP]);
   made.append(axes(x, y, { xTitle, yTitle }));
   made.append(svg("text", { class: "best", x: LEFT + 14, y: height - BOTTOM - 8 }, best));
   for (const line of Map.groupBy(points, (p) => p.line).values()) {
