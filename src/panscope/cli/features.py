@@ -92,9 +92,8 @@ def contrast(
     panscope contrast runs/demo --a true.txt --b false.txt pool=last answers='[" True", " False"]'
     """
     known = _atlas(run)  # before torch is imported: 4 s
-    from rich.markdown import Markdown  # 30 ms that other commands need not wait
-
     from panscope import splice
+    from panscope.cli.report import Report  # Markdown takes 30 ms that others need not wait
     from panscope.config import override
     from panscope.stages import contrast
 
@@ -110,7 +109,7 @@ def contrast(
         is_inside = out.resolve().is_relative_to(run.resolve())
         emit = fan_out(bars, to_jsonl(run / "events.jsonl")) if is_inside else bars
         contrast.run(config, at_work.model, at_work.suite, a, b, out, emit)
-    OUT.print(Markdown((out / "report.md").read_text(encoding="utf-8")))
+    OUT.print(Report((out / "report.md").read_text(encoding="utf-8")))
 
 
 def _refuse_wrong(run: Path, asked: tuple[edits.Edit, ...]) -> None:
