@@ -138,8 +138,8 @@ def visible_files(folder: Path) -> list[Path]:
 def read_manifest(folder: Where, kind: str | None = None) -> Manifest:
     """Read an artefact's manifest.
 
-    Raises NotFound for no folder, Incomplete for no manifest, Corrupt for one that is damaged,
-    Unsupported for another kind or format.
+    Raises NotFound for no folder and for one of artefacts, Incomplete for no manifest, Corrupt for
+    one that is damaged, Unsupported for another kind or format.
     """
     folder = Place.of(folder)
     if not folder.is_folder():
