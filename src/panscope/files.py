@@ -152,8 +152,19 @@ def read_manifest(folder: Where, kind: str | None = None) -> Manifest:
         raise Incomplete(str(folder), "has no manifest.json", "run the stage that writes it again")
     manifest = _parsed(folder / MANIFEST)
     if kind is not None and manifest.kind != kind:
-        raise Unsupported(str(folder), f"is a {manifest.kind}", f"give the folder of a {kind}")
+        raise Unsupported(
+            str(folder), f"is {_one(manifest.kind)}", f"give the folder of {_one(kind)}"
+        )
     return manifest
+
+
+def _one(kind: str) -> str:
+    """Name an artefact of a kind.
+
+    >>> _one("atlas"), _one("suite")
+    ('an atlas', 'a suite')
+    """
+    return f"an {kind}" if kind.startswith("a") else f"a {kind}"
 
 
 def checked(folder: Path, manifest: Manifest, name: str) -> Path:
@@ -241,7 +252,7 @@ def made(
         return None
     manifest = read_manifest(folder, kind)
     if manifest.digest != artefact_digest(config, inputs):
-        found = f"holds a {kind} made from another recipe or input"
+        found = f"holds {_one(kind)} made from another recipe or input"
         raise ConfigError(str(folder), found, "choose another output or delete that folder")
     return manifest
 
