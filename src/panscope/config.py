@@ -8,7 +8,7 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -54,7 +54,10 @@ def read_tree(path: Path) -> dict[str, Any]:
     form, loads = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
         tree = loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of either form, or of its encoding
+    except UnicodeDecodeError as error:
+        found = f"is not UTF-8 at byte {error.start}"
+        raise ConfigError(str(path), found, "convert the file to UTF-8") from error
+    except ValueError as error:  # of either form
         raise ConfigError(str(path), f"is not {form} ({error})", "correct that line") from error
     if not isinstance(tree, dict):
         raise ConfigError(str(path), "is not a JSON object", "write its keys in braces")
@@ -120,7 +123,7 @@ def _config_error(
         known = _fields_at(cls, first["loc"][:-1])
         return ConfigError(where, f"unknown key {key}", nearest(str(first["loc"][-1]), known))
     if first["type"] == "missing":
-        return ConfigError(where, f"{key} is missing", "add it to the recipe")
+        return ConfigError(where, f"{key} is missing", "add it")
     hint = (first["msg"][0].lower() + first["msg"][1:]).removeprefix("value error, ")
     if isinstance(first["input"], dict):  # its keys are right, but not with one another
         return ConfigError(where, f"{key} cannot be used".lstrip(), hint)
@@ -129,8 +132,15 @@ def _config_error(
 
 def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """List the fields of the model that sits at `loc` inside `cls`."""
-    model: Any = cls
+    kind: Any = cls
     for part in loc:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field is not None else model
-    return list(getattr(model, "model_fields", {}))
+        field = _fields_of(kind).get(str(part))
+        kind = field.annotation if field is not None else kind
+    return list(_fields_of(kind))
+
+
+def _fields_of(kind: Any) -> dict[str, Any]:
+    """The fields of a model, or of the one inside a type such as `tuple[Edit, ...]`."""
+    if hasattr(kind, "model_fields"):
+        return dict(kind.model_fields)
+    return next(filter(None, map(_fields_of, get_args(kind))), {})

@@ -90,9 +90,15 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     'did you mean resid_post?'
     >>> nearest("zzz", ["a", "b"])
     'known: a, b'
+    >>> nearest("resid_pots.1/x", ["resid_post.1/w2048_l0_20", "mlp_out.1/w2048_l0_20"])
+    'did you mean resid_post.1/w2048_l0_20?'
     """
     names = list(dict.fromkeys(known))
     close = difflib.get_close_matches(wrong, names, n=3, cutoff=0.6)
+    if not close and "/" in wrong:  # by its first part: a Sae's is its site
+        firsts = {name: name.partition("/")[0] for name in names}
+        likely = difflib.get_close_matches(wrong.partition("/")[0], firsts.values(), n=1)
+        close = [name for name, first in firsts.items() if first in likely][:3]
     if close:
         return f"did you mean {' or '.join(close)}?"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

@@ -162,8 +162,8 @@ def visible_files(folder: Path) -> list[Path]:
 def read_manifest(folder: Where, kind: str | None = None) -> Manifest:
     """Read an artefact's manifest.
 
-    Raises NotFound for no folder, Incomplete for no manifest, Corrupt for one that is damaged,
-    Unsupported for another kind or format.
+    Raises NotFound for no folder and for one of artefacts, Incomplete for no manifest, Corrupt for
+    one that is damaged, Unsupported for another kind or format.
     """
     folder = Place.of(folder)
     if not folder.is_folder():
@@ -176,8 +176,19 @@ def read_manifest(folder: Where, kind: str | None = None) -> Manifest:
         raise Incomplete(str(folder), "has no manifest.json", "run the stage that writes it again")
     manifest = _parsed(folder / MANIFEST)
     if kind is not None and manifest.kind != kind:
-        raise Unsupported(str(folder), f"is a {manifest.kind}", f"give the folder of a {kind}")
+        raise Unsupported(
+            str(folder), f"is {_one(manifest.kind)}", f"give the folder of {_one(kind)}"
+        )
     return manifest
+
+
+def _one(kind: str) -> str:
+    """Name an artefact of a kind.
+
+    >>> _one("atlas"), _one("suite")
+    ('an atlas', 'a suite')
+    """
+    return f"an {kind}" if kind.startswith("a") else f"a {kind}"
 
 
 def checked(folder: Path, manifest: Manifest, name: str) -> Path:
@@ -265,7 +276,7 @@ def made(
         return None
     manifest = read_manifest(folder, kind)
     if manifest.digest != artefact_digest(config, inputs):
-        found = f"holds a {kind} made from another recipe or input"
+        found = f"holds {_one(kind)} made from another recipe or input"
         raise ConfigError(str(folder), found, "choose another output or delete that folder")
     return manifest
 

@@ -110,7 +110,7 @@ def test_a_wrong_sae_is_answered_with_the_nearest(written: Path) -> None:
 def test_another_kind_of_artefact_is_refused(written: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(written, tmp_path.parent / "other", dirs_exist_ok=True))
     seal(other, "suite", {}, {}, {})
-    with pytest.raises(Unsupported, match="is a suite; give the folder of a atlas"):
+    with pytest.raises(Unsupported, match="is a suite; give the folder of an atlas"):
         Atlas(other)
 
 

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
 from panscope import files, splice
@@ -21,6 +23,7 @@ from panscope.atlas.features import Atlas
 from panscope.atlas.labels import Label, Score
 from panscope.atlas.notes import Notes
 from panscope.cli import main
+from panscope.cli.report import Report
 from panscope.edits import dumped, parse, read
 from panscope.model.folder import pocket_file
 from panscope.plan import calibrate
@@ -254,6 +257,15 @@ def test_two_sets_of_prompts_are_contrasted(panscope: Command, finished: Path, t
     assert files.verify(out) == []
     wrong = panscope("contrast", finished, "pol=last", *sets)
     assert wrong.exit_code == 2 and "did you mean pool" in wrong.stderr
+
+
+def test_a_report_never_cuts_what_a_row_is_of():
+    terminal = Console(width=48, file=StringIO())
+    row = "| `resid_post.2/w2048_l0_20_s0` | 1.00 (1.00) | 1.00 (1.00) |"
+    terminal.print(
+        Report(f"| Sae | difference of means | logistic regression |\n|---|---|---|\n{row}")
+    )
+    assert "resid_post.2/w2048_l0_20_s0 " in terminal.file.getvalue()
 
 
 def test_verify_names_a_corrupt_file(

@@ -261,6 +261,11 @@ def test_another_field_and_blank_lines(tmp_path: Path):
     assert found == [("one", ""), ("two", "3")]
 
 
+def test_a_text_that_is_no_text_is_refused(tiny_model: Model):
+    with pytest.raises(ConfigError, match=r"text 'caf.*': is not UTF-8"):
+        tiny_model.encode("caf\udce9")  # as Python reads Latin-1 from a terminal
+
+
 def test_half_a_surrogate_pair_is_replaced(tmp_path: Path, tiny_model: Model):
     path = tmp_path / "t.jsonl"
     path.write_text(

@@ -203,7 +203,7 @@ def test_an_unfinished_description_of_something_else_is_no_part(
 
 
 def test_a_finished_atlas_of_something_else_is_refused(suite: Suite, whole: Path):
-    with pytest.raises(ConfigError, match="holds a atlas made from another recipe or input"):
+    with pytest.raises(ConfigError, match="holds an atlas made from another recipe or input"):
         describe.run(work(suite, whole, inputs={"model": "another"}))
 
 

@@ -233,7 +233,7 @@ def test_the_command_labels_what_is_named(atlas: Atlas, tmp_path: Path):
         (["--features", "9-3"], 2, "'9-3' is no index"),
         (["--features", "77"], 3, "has no feature 77; give indices from 0 to 5"),
         (["--sae", "mlp_out.0/w7"], 3, "did you mean mlp_out.0/w6"),
-        (["--sae", "mlp_oot.0/*"], 3, "did you mean mlp_out.0/*"),
+        (["--sae", "mlp_oot.0/*"], 3, "did you mean mlp_out.0/w6"),
         (["explain.by=llm"], 2, "explain.by is 'llm'"),
         (["explain.by=endpoint"], 2, "no model at http://localhost:8000/v1 is named"),
         (["explain.endpoint.key=x"], 2, "unknown key explain.endpoint.key; known: base_url"),

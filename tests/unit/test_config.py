@@ -37,7 +37,7 @@ def test_the_digest_names_the_values_and_not_their_order():
             "r.toml: unknown key inner.widht; did you mean width?",
         ),
         ({"name": "a", "zzz": 1}, "r.toml: unknown key zzz; known: name, inner, sites"),
-        ({}, "r.toml: name is missing; add it to the recipe"),
+        ({}, "r.toml: name is missing; add it"),
         (
             {"name": "a", "inner": {"width": "8"}},
             "r.toml: inner.width is '8'; input should be a valid integer",
@@ -53,6 +53,17 @@ def test_what_is_wrong_is_said_in_one_sentence(tree: dict[str, object], message:
         Outer.parse(tree, "r.toml")
     assert str(caught.value) == message
     assert caught.value.exit_code == 2
+
+
+class Several(Config):
+    parts: tuple[Inner, ...] = ()
+    perhaps: Inner | None = None
+
+
+@pytest.mark.parametrize("tree", [{"parts": [{}, {"widht": 3}]}, {"perhaps": {"widht": 3}}])
+def test_keys_in_lists_and_options_are_known(tree: dict[str, object]):
+    with pytest.raises(ConfigError, match=r"widht; did you mean width\?"):
+        Several.parse(tree, "r.toml")
 
 
 def test_overrides_reach_into_sections_and_leave_the_tree_alone():
@@ -73,6 +84,9 @@ def test_a_recipe_that_is_missing_or_unreadable_is_named(tmp_path: Path):
         read_tree(tmp_path / "no.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"bad\.toml: is not TOML"):
+        read_tree(tmp_path / "bad.toml")
+    (tmp_path / "bad.toml").write_bytes(b"a = 1 # caf\xe9")
+    with pytest.raises(ConfigError, match=r"bad\.toml: is not UTF-8 at byte 11; convert"):
         read_tree(tmp_path / "bad.toml")
     for text, found in (("{", "is not JSON"), ("[1]", "is not a JSON object")):
         (tmp_path / "recipe.json").write_text(text)

@@ -106,6 +106,12 @@ def test_no_run_folder(tmp_path: Path) -> None:
     assert_fails(tmp_path / "none", "/suite", 404, "NotFound", "holds no atlas")
 
 
+def test_a_run_that_is_at_work(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").touch()
+    assert_fails(tmp_path, "/suite", 409, "Incomplete", "holds no atlas yet; see /progress")
+    assert 'href="/progress">See its progress' in app(tmp_path).get("/search").text
+
+
 def test_an_unfinished_atlas(own_run: Path) -> None:
     (own_run / "atlas/manifest.json").unlink()
     assert_fails(own_run, "/suite", 409, "Incomplete", "has no manifest.json")

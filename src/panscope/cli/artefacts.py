@@ -24,7 +24,7 @@ from panscope.place import Place
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--by", type=click.Choice(["words", "meaning"]), default="words", show_default=True)
 def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
-    """Find features by their labels, which `panscope explain` makes.
+    """Find features by their labels, which panscope explain makes.
 
     By words: all must occur, the last may be unfinished, "words in quotes" follow each other. By
     meaning: nearest by the embedding model of the recipe's [explain.meaning].
@@ -67,7 +67,7 @@ def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
 @click.option("--remove", metavar="NAME", help="Remove the edits saved under a name, first.")
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
 def notes(run: Path, sae: str, remove: str | None, as_json: bool) -> None:
-    """List what was kept of a run: features that were bookmarked, edits that were saved.
+    """List what was kept of a run: bookmarks and saved edits.
 
     \b
     panscope notes runs/demo
@@ -104,7 +104,9 @@ def _by_meaning(run: Path, notes: Any, text: str, limit: int, sae: str) -> list[
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON.")
 def show(path: str, as_json: bool) -> None:
-    """Print what an artefact is, and what it was made from; its configuration with --json.
+    """Print what an artefact is, and what it was made from.
+
+    With --json its configuration, too.
 
     \b
     panscope show runs/demo/suite
@@ -124,7 +126,7 @@ def show(path: str, as_json: bool) -> None:
 @click.command()
 @click.argument("path")
 def verify(path: str) -> None:
-    """Check every byte of an artefact, or of all artefacts of a run, against its checksum.
+    """Check every byte of an artefact or a run against its checksum.
 
     Exits with 1 and names each file that is not what was written.
 

@@ -29,7 +29,7 @@ def open_(
     text: str,
     revision: str | None,
 ) -> None:
-    """Open the Saes of another library or release as a suite in a run folder.
+    """Open another library's Saes as a suite in a run folder.
 
     NAME is hf://owner/name with a folder or a glob behind it, or a path here; `canonical` is Gemma
     Scope's pick. The format is found by what is in the files, and no more of them is fetched than
@@ -67,7 +67,7 @@ def open_(
 def export(
     artefact: Path, form: str, output: Path, only: tuple[str, ...], model: str | None
 ) -> None:
-    """Write the Saes of a suite, or the features of an atlas, as files of another library.
+    """Write a suite, or an atlas, as files of another library.
 
     \b
     panscope export runs/demo/suite --as saelens --output theirs
@@ -86,10 +86,11 @@ def export(
 @click.option("--licence", required=True, help="As the Hub calls it: cc-by-4.0, apache-2.0 ...")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is made now.")
 def push(artefact: Path, repository: str, licence: str, private: bool) -> None:
-    """Send a suite or an atlas to the Hugging Face Hub, with a card made of its manifest.
+    """Send a suite or an atlas to the Hugging Face Hub, with a card.
 
-    In one commit; run it again after a break, and what has gone up is not sent again. A suite
-    becomes a model repository, an atlas a data set. HF_TOKEN says who you are.
+    In one commit, the card made of the manifest; run it again after a break, and what has gone up
+    is not sent again. A suite becomes a model repository, an atlas a data set. HF_TOKEN says who
+    you are.
 
     \b
     panscope push runs/demo/suite me/my-suite --licence cc-by-sa-4.0
@@ -106,7 +107,7 @@ def push(artefact: Path, repository: str, licence: str, private: bool) -> None:
 @click.argument("output", type=FOLDER)
 @click.option("--revision", help="A branch, a tag or a commit.")
 def pull(source: str, output: Path, revision: str | None) -> None:
-    """Fetch a suite or an atlas from the Hugging Face Hub; every byte is checked.
+    """Fetch a suite or an atlas from the Hub; every byte is checked.
 
     Run it again after a break, and what has come is not fetched again.
 

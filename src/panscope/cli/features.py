@@ -42,10 +42,10 @@ def steer(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Write a text twice, as the model is and with features changed, by the same seed.
+    """Write a text twice: as the model is, and with features changed.
 
-    A feature is named as its page is: *4 adds four times its maximum, +2 adds in the model's units,
-    =0 ablates. A temperature of 0 takes the likeliest token.
+    Both by the same seed. A feature is named as its page is: *4 adds four times its maximum, +2
+    adds in the model's units, =0 ablates. A temperature of 0 takes the likeliest token.
 
     \b
     panscope steer runs/demo "The old woman" --feature 'resid_post.2/w2048_l0_20_s0:123*4'
@@ -83,18 +83,18 @@ def steer(
 def contrast(
     run: Path, overrides: tuple[str, ...], file_a: Path, file_b: Path, output: Path | None
 ) -> None:
-    """Find the features that tell two sets of prompts apart, and what ablating them changes.
+    """Find the features that tell two sets of prompts apart.
 
-    A and B are text files with a prompt a line, or JSON lists. OVERRIDES are key=value.
+    And say what ablating them changes. A and B are text files with a prompt a line, or JSON lists.
+    OVERRIDES are key=value.
 
     \b
     panscope contrast runs/demo --a french.txt --b english.txt
     panscope contrast runs/demo --a true.txt --b false.txt pool=last answers='[" True", " False"]'
     """
     known = _atlas(run)  # before torch is imported: 4 s
-    from rich.markdown import Markdown  # 30 ms that other commands need not wait
-
     from panscope import splice
+    from panscope.cli.report import Report  # Markdown takes 30 ms that others need not wait
     from panscope.config import override
     from panscope.stages import contrast
 
@@ -110,7 +110,7 @@ def contrast(
         is_inside = out.resolve().is_relative_to(run.resolve())
         emit = fan_out(bars, to_jsonl(run / "events.jsonl")) if is_inside else bars
         contrast.run(config, at_work.model, at_work.suite, a, b, out, emit)
-    OUT.print(Markdown((out / "report.md").read_text(encoding="utf-8")))
+    OUT.print(Report((out / "report.md").read_text(encoding="utf-8")))
 
 
 def _refuse_wrong(run: Path, asked: tuple[edits.Edit, ...]) -> None:

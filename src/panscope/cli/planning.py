@@ -39,7 +39,7 @@ def plan(
     disk_price: float,
     as_json: bool,
 ) -> None:
-    """Say what a recipe takes before anything runs: tokens, disk, memory, operations, hours.
+    """Say what a recipe takes: tokens, disk, memory, hours, dollars.
 
     Measures this machine for about 20 seconds. Of the model only its configuration is needed, or a
     [model.shape] in the recipe.

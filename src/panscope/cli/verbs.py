@@ -34,9 +34,10 @@ def demo(
     port: int,
     overrides: tuple[str, ...],
 ) -> None:
-    """Train, measure and describe Saes on every layer and sub-layer, then open the pages.
+    """Train, measure, describe and explore Saes of every layer.
 
-    What is done already is kept: run it again and it resumes. OVERRIDES change the demo's recipe.
+    And of every sub-layer; then the pages are opened. What is done already is kept: run it again
+    and it resumes. OVERRIDES change the demo's recipe.
 
     \b
     panscope demo

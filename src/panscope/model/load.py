@@ -106,8 +106,11 @@ class Model:
         return self.n_vocab if site.kind == "logits" else self.d_model
 
     def encode(self, text: str) -> list[int]:
-        """Tokenise text, BOS first."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Tokenise text, BOS first; ConfigError for what a terminal gave that is not UTF-8."""
+        try:
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        except TypeError as error:  # halves of surrogate pairs
+            raise ConfigError(f"text {text!r}", "is not UTF-8", "write it in UTF-8") from error
         return [self.bos_id, *ids]
 
     def pieces(self) -> list[str]:

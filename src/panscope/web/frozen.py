@@ -90,7 +90,7 @@ def _missing(path: str) -> str:
 
 def _notice(plan: Plan) -> str:
     return (
-        '<p class="notice">A frozen copy, with up to '
+        '<p class="notice copy">A frozen copy, with up to '
         f"{plan.n_features} features of each Sae and those of the tour. "
         "<code>panscope serve</code> shows all, tests them on your text, and steers.</p>\n"
     )

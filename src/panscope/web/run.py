@@ -148,14 +148,13 @@ def _loaded(suite: Path, catalogue: Catalogue) -> ReadsText:
 
 
 def _open_atlas(folder: Path) -> Atlas:
-    at_work = "see /progress for what its stages are doing"
-    has_stages = (folder / EVENTS).is_file()
+    is_made = (folder / "atlas" / MANIFEST).is_file()
+    if not is_made and (folder / EVENTS).is_file():
+        do = "see /progress for what its stages are doing, or run panscope describe again"
+        raise Incomplete(str(folder), "holds no atlas yet", do)
     if not (folder / "atlas").is_dir():
-        make = "give a run folder, or make one with panscope demo or panscope describe"
-        raise NotFound(str(folder), "holds no atlas", at_work if has_stages else make)
-    if has_stages and not (folder / "atlas" / MANIFEST).is_file():
-        do = f"{at_work}, or run panscope describe again"
-        raise Incomplete(f"{folder}/atlas", "has no manifest.json yet", do)
+        do = "give a run folder, or make one with panscope demo or panscope describe"
+        raise NotFound(str(folder), "holds no atlas", do)
     return Atlas(folder / "atlas")
 
 

@@ -147,8 +147,7 @@ def named_saes(config: Config, atlas: Atlas) -> list[str]:
     for pattern in config.saes:
         if not any(fnmatchcase(sae, pattern) for sae in atlas.saes):
             found = f"no Sae is named {pattern!r}"
-            patterns = [f"{sae.split('/')[0]}/*" for sae in atlas.saes]
-            raise NotFound("explain.saes", found, nearest(pattern, (*atlas.saes, *patterns)))
+            raise NotFound("explain.saes", found, nearest(pattern, atlas.saes))
     return [sae for sae in atlas.saes if any(fnmatchcase(sae, p) for p in config.saes)]
 
 

@@ -88,7 +88,8 @@ export function scatter(width, { points, xTitle, yTitle, best, right }) {
   const made = sheet(width, height);
   const [xs, ys] = [points.map((p) => p.x), points.map((p) => p.y)];
   const x = log([Math.min(...xs) / 1.15, Math.max(...xs) * 1.05], [LEFT + 8, width - right]);
-  const y = linear([Math.min(0, ...ys), Math.max(...ys) * 1.08 || 1], [height - BOTTOM, TOP]);
+  const [low, high] = [1.08 * Math.min(0, ...ys), 1.08 * Math.max(0, ...ys)]; // a loss may fall, too
+  const y = linear([low, high || (low ? 0 : 1)], [height - BOTTOM, TOP]);
   made.append(axes(x, y, { xTitle, yTitle }));
   made.append(svg("text", { class: "best", x: LEFT + 14, y: height - BOTTOM - 8 }, best));
   for (const line of Map.groupBy(points, (p) => p.line).values()) {
@@ -110,7 +111,7 @@ function lineNames(points, x, y, floor) {
   names.sort((a, b) => a.home - b.home);
   for (let round = 0; round < 60; round++) {
     for (const name of names) {
-      for (const mark of marks) leave(name, mark);
+      for (const mark of name.behind) leave(name, mark);
       name.top = Math.min(name.top, floor);
     }
     names.forEach((name, i) => names.slice(i + 1).forEach((other) => part(name, other)));
@@ -124,16 +125,19 @@ function lineNames(points, x, y, floor) {
 
 // A name stands right of its point, or left where only the right has another point in its way.
 function placed(name, marks) {
-  const on = (side) => ({ ...name, side, top: name.home, from: side > 0 ? name.at : name.at - name.wide });
-  const isFree = (one) => !marks.some((mark) => isBehind(one, mark) && Math.abs(mark.top - name.home) < 8);
-  return isFree(on(1)) || !isFree(on(-1)) ? on(1) : on(-1);
+  const on = (side) => {
+    const from = side > 0 ? name.at : name.at - name.wide;
+    const behind = marks.filter(({ left }) => Math.abs(left - name.at) > 14 && left > from && left < from + name.wide);
+    return { ...name, side, from, behind, top: name.home };
+  };
+  const isFree = ({ behind }) => behind.every((mark) => Math.abs(mark.top - name.home) >= 8);
+  const [right, left] = [on(1), on(-1)];
+  return isFree(right) || !isFree(left) ? right : left;
 }
-
-const isBehind = (name, mark) => Math.abs(mark.left - name.at) > 14 && mark.left > name.from && mark.left < name.from + name.wide;
 
 function leave(name, mark) {
   const overlap = 10 - Math.abs(name.top - mark.top);
-  if (overlap > 0 && isBehind(name, mark)) name.top += (name.top < mark.top ? -overlap : overlap) / 2;
+  if (overlap > 0) name.top += (name.top < mark.top ? -overlap : overlap) / 2;
 }
 
 function part(upper, lower) {

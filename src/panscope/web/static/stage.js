@@ -3,7 +3,7 @@ import { count, number } from "./numbers.js";
 import { element } from "./page.js";
 
 const SAID = { running: "at work", quiet: "no news", done: "done", reused: "was done already" };
-const NAMES = { l0: "L0", fvu: "FVU", threshold_p10: "threshold 10 %", threshold_p50: "threshold 50 %", threshold_p90: "threshold 90 %" };
+const NAMES = { l0: "L0", fvu: "FVU", threshold_p10: "threshold 10\u00a0%", threshold_p50: "threshold 50\u00a0%", threshold_p90: "threshold 90\u00a0%" };
 
 export const named = (metric) => NAMES[metric] ?? metric.replaceAll("_", " ");
 
