@@ -460,7 +460,8 @@ def test_docs_keys_and_theme(tab: Tab) -> None:
     page = tab.page
     page.goto("/docs")
     page.locator(".route").first.wait_for()
-    assert page.locator(".route").count() == 41
+    paths = page.request.get("/openapi.json").json()["paths"].values()
+    assert page.locator(".route").count() == sum(map(len, paths)) > 40
     check(page)
     page.keyboard.press("/")
     page.keyboard.type("densities")
