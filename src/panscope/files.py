@@ -9,7 +9,7 @@ of an artefact without checking its bytes first.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict
@@ -24,9 +24,6 @@ FORMAT_VERSION = 2
 """Files are named with `size_bytes` and `blake3`; format 1 began with `sha256` instead."""
 MADE_BY = {"store": "harvest", "suite": "train", "atlas": "describe"}
 REMEDY = "delete it and run the stage that wrote it again, or restore a copy"
-
-
-Record = TypeVar("Record", bound=Config)
 
 
 class FileRecord(Config):
@@ -76,27 +73,6 @@ def write_bytes(where: Where, data: bytes) -> None:
 def write_json(where: Where, tree: object) -> None:
     """Write a tree of plain values as indented JSON, whole or not at all."""
     write_bytes(where, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
-
-
-def write_record(where: Where, record: Config) -> None:
-    """Write what a stage notes for its next run, as JSON with a checksum of itself."""
-    tree = record.described
-    write_json(where, {**tree, "checksum": digest_of(tree)})
-
-
-def read_record(kind: type[Record], where: Where) -> Record | None:
-    """Read what `write_record` wrote, None if it is not there; Corrupt if it has changed since."""
-    place = Place.of(where)
-    if not place.is_file():
-        return None
-    try:
-        tree, written = _parted(b"".join(place.pieces()))
-        record = kind.model_validate_json(json.dumps(tree))
-    except ValueError as error:
-        raise Corrupt(str(place), "is damaged", REMEDY) from error
-    if written != digest_of(tree):
-        raise Corrupt(str(place), "does not match its own checksum", REMEDY)
-    return record
 
 
 def seal(
@@ -297,7 +273,7 @@ def _parsed(place: Place) -> Manifest:
     """Parse a manifest and check it against the checksum it carries."""
     remedy = "run the stage that wrote it again"
     try:
-        tree, written = _parted(b"".join(place.pieces()))
+        tree, written = parted(b"".join(place.pieces()))
         _refuse_another_format(place, tree)
         manifest = Manifest.model_validate(tree)
     except ValueError as error:  # JSON's, UTF-8's and pydantic's
@@ -307,8 +283,8 @@ def _parsed(place: Place) -> Manifest:
     return manifest
 
 
-def _parted(data: bytes) -> tuple[Any, Any]:
-    """Part JSON from the checksum it carries."""
+def parted(data: bytes) -> tuple[Any, Any]:
+    """Part JSON from the checksum it carries; ValueError for what is no JSON."""
     tree = json.loads(data)
     written = tree.pop("checksum", None) if isinstance(tree, dict) else None
     return tree, written

@@ -10,6 +10,7 @@ from panscope import config, files
 from panscope.config import digest_of
 from panscope.errors import ConfigError, Corrupt
 from panscope.model.load import Model
+from panscope.noted import read_note, write_note
 from panscope.place import Place, Where
 from panscope.recipe import Recipe
 from panscope.sites import Site
@@ -115,7 +116,7 @@ def _begin(config: StoreConfig, store: Store, seed: int, note: Path) -> int:
     if (begin := _noted(note)) is None:
         front = shared.front(store, seed)
         begin = Begin(stream=stream, visit=config.begin if front is None else front)
-        files.write_record(note, begin)
+        write_note(note, begin)
     if begin.stream != stream:
         do = "choose another output or delete it"
         raise ConfigError(str(note), "tells of another store or seed", do)
@@ -124,7 +125,7 @@ def _begin(config: StoreConfig, store: Store, seed: int, note: Path) -> int:
 
 def _noted(path: Path) -> Begin | None:
     try:
-        return files.read_record(Begin, path)
+        return read_note(Begin, path)
     except Corrupt as error:
         do = "delete it and the suite to train from the start"
         raise Corrupt(str(path), "does not say where training began", do) from error

@@ -30,6 +30,7 @@ from panscope.files import FileRecord
 from panscope.kernels.firings import Codes
 from panscope.kernels.pairs import Pairs
 from panscope.model.text import Rows
+from panscope.noted import read_note, write_note
 from panscope.place import Place, write_unsynced
 from panscope.store.tensors import parts_of, tensors_in
 
@@ -92,7 +93,7 @@ class Log:
         records = {name: _saved(piece / name, tensors) for name, tensors in told.items()}
         kinds = tuple(kind for passed in rows for kind in passed.kinds)
         seal = Seal(key=self.key, first_row=first_row, kinds=kinds, files=records)
-        files.write_record(piece / SEAL, seal)
+        write_note(piece / SEAL, seal)
 
     def has(self, number: int) -> bool:
         """Say whether a piece is there."""
@@ -109,7 +110,7 @@ class Log:
 
     def end(self, n_pieces: int) -> None:
         """Note how many pieces the text has."""
-        files.write_record(self.folder / "text.json", Extent(key=self.key, n_pieces=n_pieces))
+        write_note(self.folder / "text.json", Extent(key=self.key, n_pieces=n_pieces))
 
     def pieces(self) -> list[tuple[Seal, Rows]]:
         """Return every piece's seal and rows; Incomplete if one is missing."""
@@ -126,14 +127,14 @@ class Log:
         """Note that a Sae's features are written to `path`."""
         record = FileRecord(size_bytes=path.stat().st_size, blake3=files.blake3_of(path))
         told = Told(key=self.key, facts=facts, contexts=tuple(contexts), file=record)
-        files.write_record(self._told(sae), told)
+        write_note(self._told(sae), told)
 
     def told(self, sae: str, path: Path) -> Told | None:
         """Return what is noted of a Sae whose features are at `path`; None if they are not.
 
         Raises Corrupt for a note that is damaged.
         """
-        told = files.read_record(Told, self._told(sae))
+        told = read_note(Told, self._told(sae))
         if told is None or told.key != self.key or files.problem_with(path, told.file):
             return None
         return told
@@ -150,12 +151,12 @@ class Log:
 
     def _seal(self, number: int) -> Seal | None:
         """Read a piece's seal; None if there is none, or one of another description."""
-        seal = files.read_record(Seal, self._piece(number) / SEAL)
+        seal = read_note(Seal, self._piece(number) / SEAL)
         return seal if seal and seal.key == self.key else None
 
     def _sealed(self) -> Iterator[tuple[int, Seal]]:
         do = "run describe again: it writes what is missing"
-        extent = files.read_record(Extent, self.folder / "text.json")
+        extent = read_note(Extent, self.folder / "text.json")
         if extent is None or extent.key != self.key:
             raise Incomplete(str(self.folder), "the text has not been read to its end", do)
         for number in range(extent.n_pieces):
@@ -180,7 +181,7 @@ class Log:
 def _problem_with(path: Path, kind: type[Note]) -> Corrupt | None:
     """Check a note, and the files of a piece."""
     try:
-        note = files.read_record(kind, path)
+        note = read_note(kind, path)
     except Corrupt as problem:
         return problem
     records = note.files if isinstance(note, Seal) else {}

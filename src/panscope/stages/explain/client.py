@@ -7,25 +7,23 @@ still fails is no answer, and is counted. So is a question that a server refuses
 others. What will not pass (a wrong key or model) stops the run.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from signal import SIGINT
-from threading import Condition, Event, Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, TypeVar
 
-from panscope import files
-from panscope.config import digest_of
-from panscope.errors import ConfigError, Interrupted, NotFound, PanscopeError, nearest
+from panscope.errors import ConfigError, Interrupted, PanscopeError
 from panscope.stages.explain import answer
 from panscope.stages.explain.dialect import Dialect
 from panscope.stages.explain.endpoint import Endpoint, Spent, key_of
+from panscope.stages.explain.kept_answers import KeptAnswers
 from panscope.stages.explain.prompts import Messages
+from panscope.stages.explain.refusals import missing, refusal
 
 Answer = TypeVar("Answer")
 PAUSE_AT_MOST_SECONDS = 300.0
@@ -49,34 +47,29 @@ class Passing(Exception):
 
 @dataclass(slots=True)
 class Client:
-    """An endpoint, and the folder of what it has answered; threads may share it."""
+    """An endpoint, and what it has answered; threads may share it."""
 
     endpoint: Endpoint
-    kept: Path
+    answers: KeptAnswers
     http: Any
     sleep: Callable[[float], object]
     closing: Event
     spent: Spent = field(default_factory=Spent)
     lock: Lock = field(default_factory=Lock)
     dialect: Dialect = field(default_factory=Dialect)
-    on_their_way: set[Path] = field(default_factory=set)
-    returned: Condition = field(default_factory=Condition)
     next_at: float = 0.0
 
     def ask(self, messages: Messages) -> str | None:
         """Return the answer to some messages, from disk if it is there; None where none came."""
         body = self.endpoint.question(messages)
-        digest = digest_of({"url": self.endpoint.base_url, "body": body})
-        path = self.kept / digest[:2] / f"{digest}.json"
-        with self._alone(path):
-            if (kept := _kept_answer(path)) is None:
-                said = self._asked("/chat/completions", body, self._said)
-                if said is not None:
-                    files.write_json(path, {"answer": said, "checksum": digest_of(said)})
-                return said
+        question = {"url": self.endpoint.base_url, "body": body}
+        with self.answers.alone(question) as kept:
+            if kept.said is None:
+                kept.said = self._asked("/chat/completions", body, self._said)
+                return kept.said
         with self.lock:
             self.spent.kept += 1
-        return kept
+        return kept.said
 
     def embed(self, texts: Sequence[str]) -> list[list[float]] | None:
         """Return a vector for each text; None where none came."""
@@ -97,19 +90,6 @@ class Client:
         """Say what was asked in vain so far, and why."""
         with self.lock:
             return list(self.spent.warnings(self.endpoint))
-
-    @contextmanager
-    def _alone(self, path: Path) -> Iterator[None]:
-        """Wait while another thread asks the same: labels of two features may be the same."""
-        with self.returned:
-            self.returned.wait_for(lambda: path not in self.on_their_way)
-            self.on_their_way.add(path)
-        try:
-            yield
-        finally:
-            with self.returned:
-                self.on_their_way.remove(path)
-                self.returned.notify_all()
 
     def _asked(
         self, route: str, body: dict[str, Any], read: Callable[[Any], Answer]
@@ -163,7 +143,10 @@ class Client:
             return self._sent(route, body, read)
         if status in OF_ONE_QUESTION and self.spent.asked + self.spent.kept:
             raise Refused(f"the server answered {status} {reason}".rstrip())
-        raise self._refusal(route, response, reason)
+        where, moved = self.endpoint.base_url + route, response.headers.get("location", "")
+        if status == 404:
+            raise missing(where, self.endpoint.model, self._models(), reason)
+        raise refusal(where, status, moved, reason)
 
     def _posted(self, route: str, sent: dict[str, Any]) -> Any:
         """Post, and wait for the answer or for the end: a server may take minutes."""
@@ -209,27 +192,6 @@ class Client:
             self.spent.cut += answer.was_cut(tree)
         return text
 
-    def _refusal(self, route: str, response: Any, reason: str) -> PanscopeError:
-        where, status = self.endpoint.base_url + route, response.status_code
-        if status in (401, 403):
-            do = "name the variable of a valid key in key_variable"
-            return ConfigError(where, f"refuses the key ({status})", do)
-        if status == 404:
-            return self._missing(where, reason)
-        if elsewhere := response.headers.get("location", ""):
-            return ConfigError(where, f"has moved to {elsewhere}", "correct base_url")
-        found = f"refuses the question ({status}: {reason})"
-        return ConfigError(where, found, "correct the recipe")
-
-    def _missing(self, where: str, reason: str) -> NotFound:
-        """Tell a model that is not there from an address that is not."""
-        models = self._models()
-        if self.endpoint.model not in models and models:
-            found = f"has no model {self.endpoint.model!r}"
-            return NotFound(where, found, nearest(self.endpoint.model, models))
-        do = "correct base_url, which mostly ends in /v1, or the model"
-        return NotFound(where, f"is not there (404: {reason})", do)
-
     def _models(self) -> list[str]:
         """List the models of the endpoint; none if it does not say."""
         import httpx2
@@ -274,7 +236,7 @@ def connect(endpoint: Endpoint, kept: Path, closing: Event | None = None) -> Cli
         base_url=endpoint.base_url, headers=headers, timeout=endpoint.timeout_seconds, limits=limits
     )
     closing = closing or Event()
-    return Client(endpoint, kept, http, closing.wait, closing)
+    return Client(endpoint, KeptAnswers(kept), http, closing.wait, closing)
 
 
 def _tree(response: Any) -> Any:
@@ -282,14 +244,4 @@ def _tree(response: Any) -> Any:
     try:
         return response.json()
     except ValueError:
-        return None
-
-
-def _kept_answer(path: Path) -> str | None:
-    """Read an answer from disk; one whose bytes have changed is asked for again."""
-    try:
-        tree = json.loads(path.read_bytes())
-        said = tree["answer"]
-        return said if digest_of(said) == tree["checksum"] else None
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None

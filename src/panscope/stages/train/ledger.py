@@ -14,6 +14,7 @@ from typing import Any
 from panscope import files
 from panscope.config import Config
 from panscope.errors import ConfigError, Corrupt
+from panscope.noted import read_note, write_note
 from panscope.stages.train.checkpoint import FOLDER, Warn, folder_of, refuse_another
 
 Banks = tuple[tuple[str, ...], ...]
@@ -37,7 +38,7 @@ class Trained(Config):
 
 def mark_trained(suite: Path, bank: int, trained: Trained) -> None:
     """Note that a bank's Saes are written, then drop its checkpoints."""
-    files.write_record(_record_of(suite, bank), trained)
+    write_note(_record_of(suite, bank), trained)
     if folder_of(suite, bank).is_dir():
         shutil.rmtree(folder_of(suite, bank))
 
@@ -46,7 +47,7 @@ def read_trained(suite: Path, bank: int, key: str, warn: Warn) -> Trained | None
     """Return what was noted of a trained bank, or None if it is still (or again) to be trained."""
     path = _record_of(suite, bank)
     try:
-        trained = files.read_record(Trained, path)
+        trained = read_note(Trained, path)
     except Corrupt:
         warn(f"{path} is damaged: its Saes are trained again")
         return None
@@ -74,13 +75,13 @@ def as_begun(suite: Path, banks: Banks, warn: Warn, processes: int = 1) -> Banks
             found = f"was begun with latent_shards = {noted.processes}, not {processes}"
             raise ConfigError(str(suite), found, "go on with as many, or choose another output")
         return noted.banks
-    files.write_record(suite / FOLDER / "banks.json", Split(banks=banks, processes=processes))
+    write_note(suite / FOLDER / "banks.json", Split(banks=banks, processes=processes))
     return banks
 
 
 def _noted(path: Path, warn: Warn) -> Split:
     try:
-        return files.read_record(Split, path) or Split(banks=())
+        return read_note(Split, path) or Split(banks=())
     except Corrupt:
         warn(f"{path} is damaged: the Saes are grouped anew")
         return Split(banks=())
