@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,3 +20,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(run_folder: Path) -> Iterator[TestClient]:
     with TestClient(create_app(run_folder, FakeLive(SAES))) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def _no_loop_of_a_browser() -> Iterator[None]:
+    """Hide the event loop that Playwright leaves running in a worker that had browser tests."""
+    loop = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(loop)
