@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from panscope.allocator import share_freed_memory
+from panscope.allocator import nothing_collected, share_freed_memory
 from panscope.cli.terminal import FOLDER, OUT
 from panscope.errors import ConfigError
 from panscope.events import Bars
@@ -61,7 +61,8 @@ def import_web() -> Any:
 def serve_pages(run: Path, host: str, port: int, writable: bool = False) -> None:
     """Serve a run's pages until interrupted, and say where."""
     share_freed_memory()
-    web = import_web()
+    with nothing_collected():
+        web = import_web()
     token = web.writing.token_from_environment() if writable else None
 
     def announce(url: str) -> None:

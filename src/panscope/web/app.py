@@ -14,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from panscope import __version__
+from panscope.allocator import nothing_collected
 from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Emit
 from panscope.web import (
@@ -154,7 +155,8 @@ def serve(
     Raises ConfigError for an address that cannot be had, NotFound and the like for a run folder
     without a readable atlas.
     """
-    app = _shown(run, token, _names_of(host))
+    with nothing_collected():
+        app = _shown(run, token, _names_of(host))
     with _listening(host, port) as listener:
         key = f"/#token={token}" if token else ""
         announce(f"http://{host}:{listener.getsockname()[1]}{key}")
