@@ -370,7 +370,7 @@ def test_each_query_head_has_a_part_of_attn_z(eager: Model, inside: dict[Site, T
     for at in layers(inside):
         heads = at("attn_z").unflatten(-1, (n_heads, -1)).unbind(2)
         mixed = (at("attn_pattern") @ _repeated(at("v"))).unbind(1)
-        assert all(map(torch.equal, heads, mixed, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(heads, mixed, strict=True))
 
 
 def test_no_heads_stand_side_by_side_elsewhere(eager: Model):

@@ -61,7 +61,7 @@ def head_shares(w_dec: Float[Tensor, "latents d_out"], n_heads: int) -> Numbers:
     """
     if not n_heads:
         return np.empty((len(w_dec), 0), np.float32)
-    lengths = w_dec.unflatten(1, (n_heads, -1)).norm(dim=2)
+    lengths = w_dec.reshape(len(w_dec), n_heads, -1).norm(dim=2)
     total = lengths.sum(1, keepdim=True)
     return torch.where(total > 0, lengths / total, 0).cpu().numpy()
 
