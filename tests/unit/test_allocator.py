@@ -1,11 +1,18 @@
 """What Python does with memory that stays: it looks for no garbage in what a server is made of."""
 
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from panscope.allocator import nothing_collected
+from panscope.allocator import free_frozen, nothing_collected
+
+
+class Node:
+    """May hold itself."""
+
+    itself: "Node"
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +34,15 @@ def test_garbage_is_looked_for_again_behind_a_failure() -> None:
     with pytest.raises(ZeroDivisionError), nothing_collected():
         _ = 1 / 0
     assert gc.isenabled()
+
+
+def test_what_has_become_garbage_is_freed_when_asked() -> None:
+    with nothing_collected():
+        node = Node()
+        node.itself = node
+    gone = weakref.ref(node)
+    del node
+    gc.collect()
+    assert gone() is not None, "it is frozen"
+    free_frozen()
+    assert gone() is None

@@ -1,6 +1,8 @@
 """Live tests with the pocket model, and Saes whose latents can be computed by hand."""
 
+import os
 import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,18 +12,21 @@ from fastapi.testclient import TestClient
 from tests.web.conftest import SAES
 from tests.web.fixture_run import CONTEXT
 
+from panscope.allocator import free_frozen
 from panscope.atlas.features import Atlas, write_pieces
 from panscope.atlas.queries import Catalogue
 from panscope.edits import Edit
 from panscope.errors import ConfigError, NotFound, Unsupported
-from panscope.files import seal
+from panscope.files import MANIFEST, seal
 from panscope.model import load, tap
 from panscope.model.generate import generate
 from panscope.sae.sae import Sae
 from panscope.sae.suite import write_sae
 from panscope.sites import Site
+from panscope.web import run as run_module
 from panscope.web.app import create_app
 from panscope.web.live import Live
+from panscope.web.run import RunFolder
 
 TEXT = "The dog slept under the table in January."
 
@@ -133,6 +138,23 @@ def test_the_app_loads_the_model_when_asked(real_run: Path) -> None:
     assert len(client.post("/api/test", json=body).json()["values"]) > 5
     seen = client.post("/api/microscope", json={"text": TEXT}).json()
     assert [reading["sae"] for reading in seen["saes"]] == SAES
+
+
+def test_a_model_is_gone_before_another_is_loaded(
+    real_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two may not fit in memory."""
+    run = RunFolder(Path(shutil.copytree(real_run, tmp_path / "run")))
+    first, left = weakref.ref(run.live._model.lm), []  # type: ignore[attr-defined]
+
+    def freeing() -> None:
+        free_frozen()
+        left.append(first())
+
+    monkeypatch.setattr(run_module, "free_frozen", freeing)
+    os.utime(run.folder / "suite" / MANIFEST)
+    assert run.live._model.lm is not None  # type: ignore[attr-defined]
+    assert left == [None]
 
 
 def resealed(real_run: Path, tmp_path: Path, **facts: object) -> Path:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from panscope.allocator import free_frozen, nothing_collected
 from panscope.atlas.features import Atlas
 from panscope.atlas.notes import Notes
 from panscope.atlas.queries import Catalogue
@@ -141,10 +142,12 @@ def is_run(folder: Path) -> bool:
 
 
 def _loaded(suite: Path, catalogue: Catalogue) -> ReadsText:
-    # Importing torch takes seconds and 200 MB, and browsing must not need it.
-    from panscope.web.live import Live
+    free_frozen()  # a model of another suite: it is in cycles, and may not fit beside this one
+    with nothing_collected():
+        # Importing torch takes seconds and 200 MB, and browsing must not need it.
+        from panscope.web.live import Live
 
-    return Live(suite, catalogue)
+        return Live(suite, catalogue)
 
 
 def _open_atlas(folder: Path) -> Atlas:
