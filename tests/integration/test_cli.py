@@ -417,7 +417,9 @@ def test_trainers_share_a_store_and_resume_where_they_joined(
             other.shard(visit, order[visit], store.sites)
         with monkeypatch.context() as patch:
             patch.setattr(Pass, "_read", interrupted)
-            assert panscope(*joining, tmp_path / "late").exit_code == 1
+            stopped = panscope(*joining, tmp_path / "late")
+        said = "error: train: was stopped; run the same command again\n"
+        assert (stopped.exit_code, said in stopped.stderr) == (130, True)
         assert list(other.window.readers()) == [other.file.name], "the other is left"
     assert panscope(*joining, tmp_path / "late").exit_code == 0
     whole = ("train", "demo", *common, "store.begin=2", "--output", tmp_path / "whole")

@@ -4,14 +4,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from signal import SIGINT
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 
 from panscope.allocator import keep_freed_memory
 from panscope.config import recipe_tree
-from panscope.errors import PanscopeError, nearest
+from panscope.errors import Interrupted, PanscopeError, nearest
 from panscope.events import Bars
 
 OUT = Console(highlight=False)
@@ -23,13 +24,14 @@ class Verbs(click.Group):
     """A group that turns panscope's errors into one line and their exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command."""
+        """Run a command; what ctrl-c ends is whole on the disk, or not there."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            do = "run the same command again"
+            _end(Interrupted(str(ctx.invoked_subcommand), "was stopped", do, SIGINT))
         except PanscopeError as error:
-            ERR.print("error:", style="bold red", end=" ")
-            ERR.print(str(error), markup=False, soft_wrap=True)
-            sys.exit(error.exit_code)
+            _end(error)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -44,6 +46,12 @@ class Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they are used."""
         return list(self.commands)
+
+
+def _end(error: PanscopeError) -> NoReturn:
+    ERR.print("error:", style="bold red", end=" ")
+    ERR.print(str(error), markup=False, soft_wrap=True)
+    sys.exit(error.exit_code)
 
 
 @contextmanager
