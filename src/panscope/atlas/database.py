@@ -28,7 +28,7 @@ class Database:
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, ...] = ()
-        self._version = len(MIGRATIONS)
+        self._is_earlier = False
 
     def rows(self, sql: str, *values: str | float) -> list[Any]:
         """Return what a question finds; half a surrogate pair, which no text has, becomes "?"."""
@@ -63,14 +63,14 @@ class Database:
         if self._connection is None:
             self._connection = self._connect(self.path)
             self._opened = marks(self.path)
-            self._version = _format(self._connection) if self._connection else 0
+            self._is_earlier = self._connection is not None and _has_views(self._connection)
         return self._connection
 
     def _is_other(self, known: sqlite3.Connection) -> bool:
-        """Whether the file is another, or was brought to a later version (in its WAL alone)."""
+        """Whether the file is another, or was brought to this version (in its WAL alone)."""
         if self._opened != marks(self.path):
             return True
-        return self._version < len(MIGRATIONS) and _format(known) != self._version
+        return self._is_earlier and _format(known) >= len(MIGRATIONS)
 
 
 def connected(path: Path) -> sqlite3.Connection:
@@ -126,6 +126,12 @@ def _version(path: Path, connection: sqlite3.Connection) -> int:
 
 def _format(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _has_views(connection: sqlite3.Connection) -> bool:
+    """Whether a file of an earlier version is read through views, which would hide later tables."""
+    found = connection.execute("SELECT 1 FROM sqlite_temp_master").fetchone()
+    return found is not None
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:

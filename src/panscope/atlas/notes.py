@@ -1,7 +1,7 @@
 """What changes in an Atlas: labels with their scores and history, what people keep, in SQLite.
 
-The file lies beside the sealed folder (`runs/x/notes.sqlite`) and is never part of it. Nothing is
-written over: a label that is corrected stays in the history of its feature, and so do its scores.
+The file lies beside the sealed folder (`runs/x/notes.sqlite`) and is never part of it. No label is
+written over: one that is corrected stays in the history of its feature, and so do its scores.
 
 Any number of threads may share a `Notes`, and any number of processes a file: readers see the last
 whole write (SQLite's WAL), writers wait for each other. Everything from outside reaches SQLite as a
