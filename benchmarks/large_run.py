@@ -126,6 +126,7 @@ def made_up(
         examples=examples(random, top, n_contexts),
         x=random.normal(0, 1, width),
         y=random.normal(0, 1, width),
+        head_shares=np.empty((width, 0)),
     )
 
 

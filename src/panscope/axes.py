@@ -6,6 +6,7 @@
 | position | tokens within a sequence, the BOS being position 0    |
 | tokens   | activation vectors, wherever they came from           |
 | d_model  | the residual stream                                   |
+| heads    | attention's query heads, side by side at `attn_z`     |
 | d_in     | what a Sae reads                                      |
 | d_out    | what a Sae writes                                     |
 | latents  | coordinates of a Sae                                  |

@@ -1,6 +1,6 @@
 """Where training takes activations from: a live stream, or a store that harvest wrote."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from panscope.store.reader import Store
 from panscope.store.shared import Config as StoreConfig
 from panscope.store.shuffle import Batch
 
-Batches = Iterator[Mapping[Site, Tensor]]
+Batches = Generator[Mapping[Site, Tensor], None, None]
 
 
 class Source(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.browser.audit import check, focus_is_visible
 from tests.browser.conftest import SAES, TOKEN, Tab
-from tests.web.fixture_run import HOSTILE, IDS, World
+from tests.web.fixture_run import HOSTILE, IDS, N_HEADS, World
 
 from panscope.web import numbers
 
@@ -214,6 +214,20 @@ def test_what_is_like_a_feature(tab: Tab) -> None:
     page.goto(f"/sae/{SAE}/0")
     assert "It fires most often in" in page.locator("#kinds-title").inner_text()
     assert "root axis" in page.locator("#effects").inner_text()
+
+
+def test_heads_are_bars_as_long_as_their_shares(tab: Tab) -> None:
+    page = tab.page
+    page.goto(f"/sae/{SAES[0]}/0")
+    panel = page.get_by_role("region", name=re.compile(r"^Head \d+ writes [\d.]+.% of it$"))
+    heads = panel.get_by_role("listitem")
+    assert heads.count() == N_HEADS
+    lengths = [bar.bounding_box()["width"] for bar in heads.locator(".bar").all()]
+    shares = [float(head.get_attribute("title")) for head in heads.all()]
+    most = lengths[shares.index(max(shares))]
+    for length, share in zip(lengths, shares, strict=True):
+        assert length / most == pytest.approx(share / max(shares), abs=0.02)
+    check(page)
 
 
 def test_labels(tab: Tab) -> None:

@@ -160,6 +160,28 @@ def test_sae_dashboard(atlas: Atlas, tmp_path: Path):
     assert skipped["skipped_indexes"] == [n for n in range(WIDTH) if n not in living]
 
 
+def test_shares_of_heads(tmp_path: Path):
+    """In both formats, and shown by who reads them; Saes of other sites have none."""
+    heads, stream = "attn_z.0/w8_l0_3_s0", SAE
+    build_atlas(tmp_path, [heads, stream], WIDTH)
+    atlas = Atlas(tmp_path / "atlas")
+    shares = {
+        sae: [list(f.head_shares) for f in atlas.features(sae, range(WIDTH)) if f.count]
+        for sae in (heads, stream)
+    }
+    assert all(shares[heads]) and not any(shares[stream])
+    exchange.write(atlas.folder, "sae_dashboard", tmp_path / "dashboard", (), None)
+    exchange.write(atlas.folder, "neuronpedia", tmp_path / "pedia", (), None)
+    for sae, source in ((heads, "0-panscope-attn-z"), (stream, "1-panscope-resid-post")):
+        batch = json.loads((tmp_path / "dashboard" / sae / "batch-0.json").read_text())
+        (place,) = (tmp_path / "pedia/v1/pocket").glob(f"{source}-*")
+        for rows in (batch["features"], lines(place / "features/batch-0.jsonl.gz")):
+            found = [row["decoder_weights_dist"] for row in rows]
+            assert found == [[round(s, 5) for s in row] for row in shares[sae]]
+        (about,) = lines(place / "sourceset.jsonl")
+        assert about["showHeadAttribution"] == (sae == heads)
+
+
 def test_formats_of_saes_are_not_those_of_features(atlas: Atlas, tmp_path: Path):
     with pytest.raises(ConfigError, match="format saelens: is not one of those for atlas"):
         exchange.write(atlas.folder, "saelens", tmp_path / "out", (), None)

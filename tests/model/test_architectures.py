@@ -364,6 +364,22 @@ def test_the_pattern_mixes_values_into_heads(eager: Model, inside: dict[Site, Te
         assert torch.equal(mixed.transpose(1, 2).flatten(2), at("attn_z"))
 
 
+def test_each_query_head_has_a_part_of_attn_z(eager: Model, inside: dict[Site, Tensor]):
+    """Side by side in order, also where several share one head of keys and values."""
+    n_heads = eager.heads_at(Site("attn_z", 1))
+    for at in layers(inside):
+        heads = at("attn_z").unflatten(-1, (n_heads, -1)).unbind(2)
+        mixed = (at("attn_pattern") @ _repeated(at("v"))).unbind(1)
+        assert all(torch.equal(*pair) for pair in zip(heads, mixed, strict=True))
+
+
+def test_no_heads_stand_side_by_side_elsewhere(eager: Model):
+    path = f"{eager.family.place(Site('attn_z', 1)).path}.input"
+    assert eager.heads_at(Site(path)) == eager.n_heads == 4
+    others = [site for site in sites_of(eager, VECTOR_KINDS) if site.kind != "attn_z"]
+    assert not any(map(eager.heads_at, others))
+
+
 def test_the_pattern_is_what_transformers_returns(
     folder: Path, eager: Model, inside: dict[Site, Tensor]
 ):

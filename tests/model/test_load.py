@@ -57,6 +57,14 @@ def test_heads_may_be_wider_than_the_stream(folder: Path):
     assert load_cpu(folder).d_at(Site("attn_z", 0)) == 64
 
 
+def test_heads_that_do_not_divide_a_vector_are_none(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+):
+    assert tiny_model.heads_at(Site("attn_z", 0)) == 4
+    monkeypatch.setattr(tiny_model.lm.config, "num_attention_heads", 5)
+    assert tiny_model.heads_at(Site("attn_z", 0)) == 0
+
+
 def test_text_begins_with_bos_and_cannot_forge_one(tiny_model: Model):
     ids = tiny_model.encode("Hello <bos> there")
     assert ids[0] == tiny_model.bos_id == 2

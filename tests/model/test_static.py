@@ -1,6 +1,7 @@
 """Taps in compiled code: the eager values, one graph, and edits that change without compiling."""
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +37,15 @@ class Counted:
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled() -> Iterator[None]:
-    torch.compiler.reset()
+    _reset()
     yield
-    torch.compiler.reset()
+    _reset()
+
+
+def _reset() -> None:
+    with warnings.catch_warnings():  # where there is a GPU, torch 2.11 calls what it deprecates
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.compiler.reset()
 
 
 def hooks_of(model: Model) -> list[object]:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from panscope.errors import PanscopeError
 from panscope.events import Advanced, Event, Finished, Started, silent
@@ -36,8 +35,9 @@ def test_every_rate_is_measured_and_nothing_left(
     events: list[Event] = []
     out = tmp_path / "not" / "yet"
     here = calibrate.here(wanted(tiny_model_folder, name), out, events.append, seconds=0.2)
-    assert here.memory_bytes == memory.memory_of(torch.device("cpu"))
-    assert not here.is_gpu
+    device = load.device_of(load.Config(name=str(tiny_model_folder)))
+    assert here.memory_bytes == memory.memory_of(device)
+    assert here.is_gpu == (device.type == "cuda")
     for rate in (here.model_flops, here.train_flops, here.write_bytes, here.read_bytes):
         assert 1e5 < rate < 1e13
     assert list(tmp_path.iterdir()) == []

@@ -169,7 +169,7 @@ def test_a_foreign_sae_is_trained_further(tmp_path: Path):
     read = exchange.read(str(data), tmp_path / "theirs", (), Ends(), silent)
     config = settings(str(read.folder), schedule={"learning_rate": 1e-3})
     specs = sweep.specs(config, LAYERS)
-    stream = lambda first, sites: iter([{READ: BATCH[READ]}] * 10)  # noqa: E731
+    stream = lambda first, sites: ({READ: BATCH[READ]} for _ in range(10))  # noqa: E731
     train.run(train.Work(config, [specs], stream, {}, tmp_path / "suite", silent))
     suite = Suite.open(tmp_path / "suite")
     before, after = read.load(read.names[0]), suite.load(suite.names[0])

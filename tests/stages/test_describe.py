@@ -112,7 +112,7 @@ def described(tmp_path: Path) -> Describe:
         logits = effects(saes["a/b"].w_dec, to_logits, 3)
         places = place(saes["a/b"].w_dec, "pca", seed=0)
         told = features.columns(
-            "a/b", saes, read.tally, Fired.of(read.log), read.text, logits, places, 3
+            "a/b", saes, read.tally, Fired.of(read.log), read.text, logits, places, 3, 2
         )
         write_columns(tmp_path, "a/b", told)
         record = {"sae": "a/b", "site": "a", "width": width, "n_tokens": read.tally.n_tokens}

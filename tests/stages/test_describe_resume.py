@@ -1,16 +1,19 @@
 """Description in parts: killed at any instant, in shares, with damage, in another's folder."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tests.stages import killed_describe
 
 from panscope import files
-from panscope.atlas.features import Atlas
+from panscope.atlas.features import Atlas, write_table
+from panscope.config import digest_of
 from panscope.dist import Share
 from panscope.errors import ConfigError, Corrupt, Incomplete, Unsupported
 from panscope.events import Advanced, Event, Finished, Started, Warned
@@ -186,6 +189,28 @@ def test_damaged_features_are_made_again(tmp_path: Path, suite: Suite, whole: Pa
         describe.seal(asked)
     describe.run(asked)
     assert bytes_of(tmp_path / "damaged") == bytes_of(whole)
+
+
+def test_features_with_the_columns_of_an_earlier_version_are_made_again(
+    tmp_path: Path, suite: Suite, whole: Path, passes: list[int]
+):
+    """Begun by one that had fewer and did not note which: the text is not read again."""
+    asked = work(suite, tmp_path / "resumed")
+    describe.read(asked)
+    describe.tell(asked, Share(0, 2))
+    path = tmp_path / "resumed/features/resid_post.0/w20.parquet"
+    write_table(path, pq.read_table(path).drop_columns("head_shares"))
+    note = asked.log.folder / "told/resid_post.0/w20.json"
+    tree = json.loads(note.read_bytes())
+    del tree["columns"], tree["checksum"]
+    tree["file"] = {"size_bytes": path.stat().st_size, "blake3": files.blake3_of(path)}
+    files.write_json(note, {**tree, "checksum": digest_of(tree)})
+    passes.clear()
+    events: list[Event] = []
+    describe.run(asked._replace(emit=events.append))
+    assert not passes
+    assert not any(isinstance(event, Warned) for event in events)
+    assert bytes_of(tmp_path / "resumed") == bytes_of(whole)
 
 
 def test_an_unfinished_description_of_something_else_is_no_part(

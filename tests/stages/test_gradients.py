@@ -247,4 +247,5 @@ def test_batch_topk_is_written_with_the_threshold_it_converged_to():
         ours(made, x, target)
     sae = made.sae()
     assert sae.k is None
-    assert (sae.encode(x) != 0).sum() == 5 * TOKENS - 1  # the threshold itself does not exceed it
+    # The threshold is one of the values: whether that one exceeds it is a matter of rounding.
+    assert (sae.encode(x) != 0).sum() in (5 * TOKENS - 1, 5 * TOKENS)

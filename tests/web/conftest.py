@@ -22,7 +22,7 @@ def client(run_folder: Path) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # before what a module makes for all its tests
 def _no_loop_of_a_browser() -> Iterator[None]:
     """Hide the event loop that Playwright leaves running in a worker that had browser tests."""
     loop = asyncio._get_running_loop()

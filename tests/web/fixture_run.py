@@ -78,7 +78,7 @@ THEMES = (
     "“ ” ”,",
     "on in under to by By sur sous",
 )
-N_PIECES_SHOWN, BINS, CONTEXT, SCALE = 8, 24, 64, 500
+N_PIECES_SHOWN, BINS, CONTEXT, SCALE, N_HEADS = 8, 24, 64, 500, 12
 SCORES = (Score("detection", 0.91, 0.52, 40, 1), Score("fuzzing", 0.84, 0.5, 40))
 LOGIT_EDGES = np.linspace(-6, 6, 25)
 SITES = ("attn_z.0", "mlp_out.1", "resid_post.1")
@@ -182,7 +182,16 @@ def feature(world: World, latent: int, values: np.ndarray, rows: Sequence[Contex
         logit_histogram=tuple(np.histogram(np.clip(effect, -6, 6), LOGIT_EDGES)[0].tolist()),
         x=float(world.place[latent, 0]),
         y=float(world.place[latent, 1]),
+        head_shares=_head_shares(world, latent),
     )
+
+
+def _head_shares(world: World, latent: int) -> tuple[float, ...]:
+    """Of features of heads alone; the last feature's direction is zero."""
+    if not world.sae.startswith("attn_z"):
+        return ()
+    drawn = np.random.default_rng(latent).gamma(1, 1, N_HEADS) * (latent < world.width - 1)
+    return tuple((drawn / max(drawn.sum(), 1e-9)).tolist())
 
 
 def _others(world: World, latent: int) -> tuple[int, ...]:

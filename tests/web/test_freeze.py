@@ -71,6 +71,11 @@ def test_a_copy_says_what_it_leaves_out(copy: Path, run_folder: Path) -> None:
     assert "neither model nor server" not in (copy / "search/numbers/index.html").read_text()
 
 
+def test_features_of_heads_show_them(copy: Path) -> None:
+    assert 'id="heads-title">Head ' in (copy / "sae" / SAES[0] / "0.html").read_text()
+    assert "heads-title" not in (copy / "sae" / SAES[2] / "0.html").read_text()
+
+
 def test_lists_hold_the_features_that_are_copied(copy: Path) -> None:
     for sae in SAES:
         html = (copy / "sae" / sae / "index.html").read_text()

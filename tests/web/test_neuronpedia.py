@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.web.conftest import SAES
-from tests.web.fixture_run import PIECES, FakeLive
+from tests.web.fixture_run import N_HEADS, PIECES, FakeLive
 
 from panscope.atlas.labels import Label, Score
 from panscope.atlas.notes import Notes
@@ -65,6 +65,15 @@ def test_a_feature_has_neuronpedias_keys_and_types(client: TestClient) -> None:
     assert sum(heights) == sum(feature["histogram"])
     assert middles == sorted(middles)
     assert answer["explanations"] == answer["lists"] == answer["comments"] == []
+
+
+def test_a_feature_of_heads_has_their_shares(client: TestClient) -> None:
+    source = "0-attn_z-w64_l0_30_s0"
+    ours = client.get(f"/api/sae/{SAES[0]}/feature/0").json()["feature"]["head_shares"]
+    answer = client.get(f"/api/feature/pocket/{source}/0").json()
+    assert len(ours) == N_HEADS
+    assert answer["decoder_weights_dist"] == ours
+    assert client.get(f"{PATH}/0").json()["decoder_weights_dist"] == []
 
 
 def test_activations_hold_every_token(client: TestClient) -> None:

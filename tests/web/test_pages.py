@@ -126,3 +126,20 @@ def test_numbers_have_three_digits(value: float | None, shown: str) -> None:
 )
 def test_rare_densities_are_one_in_so_many(value: float, shown: str) -> None:
     assert numbers.density(value) == shown
+
+
+def test_a_feature_of_heads_says_which_writes_it(client: TestClient) -> None:
+    shares = client.get(f"/api/sae/{SAES[0]}/feature/0").json()["feature"]["head_shares"]
+    html = client.get(f"/sae/{SAES[0]}/0").text
+    head = shares.index(max(shares))
+    assert f">Head {head} writes {numbers.percent(shares[head])} of it</h2>" in html
+    listed = re.findall(r'data-width="([\d.]+)" title="([\d.e-]+)"><span class="bar"', html)
+    widths = {title: float(width) for width, title in listed}
+    for share in shares:
+        assert widths[str(share)] == pytest.approx(share / max(shares), abs=1e-4)
+    assert "an even share is 8.33\u202f%" in html
+
+
+@pytest.mark.parametrize("path", [f"/sae/{SAE}/0", f"/sae/{SAES[0]}/63"])
+def test_other_features_and_those_of_zeros_name_no_head(client: TestClient, path: str) -> None:
+    assert "heads-title" not in client.get(path).text

@@ -92,6 +92,7 @@ class FeatureColumns:
     companions: CompanionColumns
     x: Numbers
     y: Numbers
+    head_shares: Numbers
     bands: BandColumns
     examples: ExampleColumns
 
@@ -127,6 +128,7 @@ def _flat(columns: FeatureColumns) -> dict[str, pa.Array]:
         "neighbour_cosines": columns.near.values,
         "encoder_neighbours": columns.encoder_near.ids,
         "encoder_neighbour_cosines": columns.encoder_near.values,
+        "head_shares": columns.head_shares,
     }
     plain = {name: _array(FEATURE_SCHEMA.field(name).type, v) for name, v in numbers.items()}
     return plain | {name: _even_lists(name, values) for name, values in lists.items()}

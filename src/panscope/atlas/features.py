@@ -68,6 +68,7 @@ FEATURE_SCHEMA = pa.schema(
         ("logit_histogram", _COUNTS),
         ("x", pa.float32()),
         ("y", pa.float32()),
+        ("head_shares", _FLOATS),
     ]
 )
 _RECORDS: dict[str, type[Band | Example | Elsewhere]] = {

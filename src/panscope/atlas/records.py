@@ -83,8 +83,10 @@ class Feature:
     Companions are the latents of the same Sae most often active at the same tokens: Jaccard is the
     share of the tokens where both fire among those where either does, correlation is Pearson's,
     of the activations over all tokens. `kind_counts` are firings by kind of text, in the order of
-    the manifest's fact `kinds`. `x` and `y` are the feature's place on a map of the decoder. What
-    an atlas of an earlier version lacks is None or empty.
+    the manifest's fact `kinds`. `x` and `y` are the feature's place on a map of the decoder.
+    `head_shares` says how a direction at `attn_z` is shared out among the heads of its layer: the
+    length of each head's part over the sum of these lengths; empty at other sites. What an atlas of
+    an earlier version lacks is None or empty.
     """
 
     index: int
@@ -112,6 +114,7 @@ class Feature:
     logit_histogram: tuple[int, ...] = ()
     x: float | None = None
     y: float | None = None
+    head_shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,10 +165,10 @@ def pull(
 ) -> PerPair:
     """Dot decoder and error rows, latent by latent: each decoder row is then read once."""
     error_row = _segment(pairs, bounds) * pairs.n_tokens + pairs.token
-    latent, order = pairs.latent.sort(stable=True)
+    order = pairs.latent_order
     with _on(w_dec):
-        pulled = dots(w_dec, error.flatten(0, 1), latent, error_row[order])
-    return torch.empty_like(pulled).index_copy_(0, order, pulled)
+        pulled = dots(w_dec, error.flatten(0, 1), order.latent, error_row[order.pair])
+    return torch.empty_like(pulled).index_copy_(0, order.pair, pulled)
 
 
 def _segment(pairs: Pairs, bounds: tuple[int, ...]) -> Index:

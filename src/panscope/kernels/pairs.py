@@ -15,6 +15,7 @@ work on pairs (the nonlinearity, its gradient, penalties) is plain PyTorch, in `
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -33,7 +34,18 @@ BETA2 = 0.999
 EPSILON = 1e-8
 
 
-@dataclass(frozen=True, slots=True)
+class LatentOrder(NamedTuple):
+    """Pairs latent after latent, tokens ascending in each.
+
+    The i-th is pair number `pair[i]`, of `latent[i]`; latent l owns edges[l] : edges[l + 1].
+    """
+
+    pair: Index
+    latent: Index
+    edges: Int[Tensor, " latents_plus_1"]
+
+
+@dataclass(frozen=True)
 class Pairs:
     """The (token, latent) pairs that were kept, token after token, latents ascending in each.
 
@@ -74,9 +86,19 @@ class Pairs:
         """Give each pair its latent's value."""
         return per_latent.index_select(0, self.latent)
 
+    @cached_property
+    def latent_order(self) -> LatentOrder:
+        """The order in which a GPU adds up what belongs to a latent; sorted once."""
+        latent, pair = self.latent.sort(stable=True)
+        numbers = torch.arange(self.n_latents + 1, dtype=latent.dtype, device=latent.device)
+        return LatentOrder(pair, latent, torch.searchsorted(latent, numbers))
+
     def by_latent(self, values: PerPair) -> PerLatent:
-        """Sum the pairs' values latent by latent."""
-        return values.new_zeros(self.n_latents).index_add_(0, self.latent, values)
+        """Sum the pairs' values latent by latent, in an order that equal inputs repeat."""
+        if not values.is_cuda:
+            return values.new_zeros(self.n_latents).index_add_(0, self.latent, values)
+        order = self.latent_order  # index_add_ would add in whatever order threads come there
+        return torch.segment_reduce(values[order.pair], "sum", offsets=order.edges, unsafe=True)
 
     def kept(self, is_kept: Bool[Tensor, " pairs"]) -> "Pairs":
         """Drop the other pairs."""

@@ -75,6 +75,11 @@ class Model:
         return int(self._config.vocab_size)
 
     @property
+    def n_heads(self) -> int:
+        """The number of query heads in each layer; keys and values may have fewer."""
+        return int(self._config.num_attention_heads)
+
+    @property
     def _config(self) -> Any:
         """The configuration of the language model, where there is also one of images."""
         return self.lm.config.get_text_config()
@@ -104,6 +109,12 @@ class Model:
             do = "read it with tap.run, or name an end of a projection, such as q_proj.output"
             raise no_vector(site, do)
         return self.n_vocab if site.kind == "logits" else self.d_model
+
+    def heads_at(self, site: Site) -> int:
+        """Return how many heads' outputs stand side by side in a site's vector; 0 if none do."""
+        if self.family.named(site).kind != "attn_z":
+            return 0
+        return 0 if self.d_at(site) % self.n_heads else self.n_heads
 
     def encode(self, text: str) -> list[int]:
         """Tokenise text, BOS first; ConfigError for what a terminal gave that is not UTF-8."""

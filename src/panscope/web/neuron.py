@@ -113,6 +113,7 @@ def neuron(
         topkCosSimValues=list(feature.neighbour_cosines),
         correlated_features_indices=list(companions),
         correlated_features_pearson=list(getattr(feature, "companion_correlations", ())),
+        decoder_weights_dist=list(feature.head_shares),
         explanations=[explanation(label, named) for label in labels],
         activations=[_activation(view, named, e, contexts[e.context]) for e in shown],
     )

@@ -43,7 +43,16 @@ def density(value: float | None) -> str:
         return NOTHING
     if value == 0:
         return "never"
-    return f"{number(100 * value)}{THIN}%" if value >= 1e-4 else f"1 in {number(1 / value)} tokens"
+    return percent(value) if value >= 1e-4 else f"1 in {number(1 / value)} tokens"
+
+
+def percent(share: float) -> str:
+    """A share in per cent.
+
+    >>> percent(0.4123)
+    '41.2\u202f%'
+    """
+    return f"{number(100 * share)}{THIN}%"
 
 
 def visible(piece: str) -> str:

@@ -17,7 +17,7 @@ from panscope.stages import explain
 from panscope.web.api import Run
 from panscope.web.embed import Embed
 from panscope.web.headers import POLICY_EMBEDDED
-from panscope.web.numbers import count, density, number, visible
+from panscope.web.numbers import count, density, number, percent, visible
 from panscope.web.run import RunFolder, SaeView
 from panscope.web.search import layer_of
 
@@ -66,6 +66,7 @@ templates.env.filters |= {
     "number": number,
     "count": count,
     "density": density,
+    "percent": percent,
     "plain": plain,
     "points": points,
     "visible": visible,

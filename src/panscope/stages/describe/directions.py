@@ -1,4 +1,4 @@
-"""What Saes' weights say by themselves: logit effects, and which directions are near.
+"""What Saes' weights say by themselves: logit effects, shares of heads, which directions are near.
 
 All products are made in blocks of rows; what is kept are the best few of each row.
 """
@@ -6,6 +6,7 @@ All products are made in blocks of rows; what is kept are the best few of each r
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -49,6 +50,20 @@ def effects(
         counts.append(_binned(effect, edges))
     histogram = torch.cat(counts).cpu().numpy()
     return Effects(_joined(top), _joined(bottom), histogram, tuple(edges.tolist()))
+
+
+def head_shares(w_dec: Float[Tensor, "latents d_out"], n_heads: int) -> Numbers:
+    """Share each latent's direction out among the heads it writes to, (latents, heads).
+
+    A head's share is the length of its part of the row over the sum of the lengths of all parts,
+    as in SAEDashboard's `decoder_weights_dist`. So shares are of lengths, not of squares: they add
+    up to one, or to zero where a row is zeros. Of a Sae that writes to no heads there are none.
+    """
+    if not n_heads:
+        return np.empty((len(w_dec), 0), np.float32)
+    lengths = w_dec.reshape(len(w_dec), n_heads, -1).norm(dim=2)
+    total = lengths.sum(1, keepdim=True)
+    return torch.where(total > 0, lengths / total, 0).cpu().numpy()
 
 
 def near(rows: Float[Tensor, "latents d"], k: int) -> Best:

@@ -24,8 +24,9 @@ def columns(
     effects: Effects,
     places: Float32[np.ndarray, "latents 2"],
     n_listed: int,
+    n_heads: int,
 ) -> FeatureColumns:
-    """Lay out all that is known of a Sae's latents."""
+    """Lay out all that is known of a Sae's latents; it writes to `n_heads` heads, or to none."""
     sae, n_firings = saes[name], tally.histogram.counts.sum(1)
     mean = tally.total / n_firings.clamp_min(1)
     variance = tally.square / n_firings.clamp_min(1) - mean.square()
@@ -48,6 +49,7 @@ def columns(
         companions=companions(fired, tally, n_listed),
         x=places[:, 0],
         y=places[:, 1],
+        head_shares=directions.head_shares(sae.w_dec, n_heads),
         bands=bands.columns(tally, joined),
         examples=examples.columns(chosen, fired, text),
     )

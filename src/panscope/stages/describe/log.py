@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from panscope import files
+from panscope.atlas.features import FEATURE_SCHEMA
 from panscope.config import Config
 from panscope.errors import Corrupt, Incomplete
 from panscope.files import FileRecord
@@ -38,6 +39,7 @@ FOLDER = ".firings"
 ROWS = "rows.safetensors"
 SEAL = "piece.json"
 TOLD = "told"
+COLUMNS = tuple(FEATURE_SCHEMA.names)
 
 
 class Seal(Config):
@@ -56,6 +58,8 @@ class Told(Config):
     facts: dict[str, Any]
     contexts: tuple[int, ...]
     file: FileRecord
+    columns: tuple[str, ...] = ()
+    """Of the file; earlier versions did not say, and wrote fewer."""
 
 
 Note = Seal | Told
@@ -126,18 +130,20 @@ class Log:
     def tell(self, sae: str, facts: dict[str, Any], contexts: Sequence[int], path: Path) -> None:
         """Note that a Sae's features are written to `path`."""
         record = FileRecord(size_bytes=path.stat().st_size, blake3=files.blake3_of(path))
-        told = Told(key=self.key, facts=facts, contexts=tuple(contexts), file=record)
+        contexts = tuple(contexts)
+        told = Told(key=self.key, facts=facts, contexts=contexts, file=record, columns=COLUMNS)
         write_note(self._told(sae), told)
 
     def told(self, sae: str, path: Path) -> Told | None:
         """Return what is noted of a Sae whose features are at `path`; None if they are not.
 
+        Features with the columns of another version are made again: an atlas has all of one kind.
         Raises Corrupt for a note that is damaged.
         """
         told = read_note(Told, self._told(sae))
-        if told is None or told.key != self.key or files.problem_with(path, told.file):
+        if told is None or (told.key, told.columns) != (self.key, COLUMNS):
             return None
-        return told
+        return None if files.problem_with(path, told.file) else told
 
     def remove(self) -> None:
         """Remove everything, once the atlas is sealed."""

@@ -194,7 +194,10 @@ def _told(
         "logit_bin_edges": list(logits.edges),
     }
     places = place(sae.w_dec, settings.map, settings.seed)
-    told = features.columns(name, saes, tally, fired, text, logits, places, settings.n_listed)
+    n_heads = work.model.heads_at(sae.writes[0]) if len(sae.writes) == 1 else 0
+    told = features.columns(
+        name, saes, tally, fired, text, logits, places, settings.n_listed, n_heads
+    )
     return told, facts
 
 

@@ -60,7 +60,8 @@ def _write_source(exhibit: Exhibit, sae: SaeRecord, folder: Path, now: str) -> s
     text = shown.text_read(atlas, sae)
     _lines(place / "release.jsonl", [tables.release(own, set_name)])
     _lines(place / "model.jsonl", [tables.model(own)])
-    _lines(place / "sourceset.jsonl", [tables.source_set(own, set_name, site)])
+    has_heads = bool(atlas.feature(sae.sae, 0).head_shares)
+    _lines(place / "sourceset.jsonl", [tables.source_set(own, set_name, site, has_heads)])
     _lines(place / "source.jsonl", [tables.source(own, source, set_name, text)])
     owned, makers = {**own, "layer": source}, set[Maker]()
     for number, features in enumerate(shown.in_files(shown.living(atlas, sae))):

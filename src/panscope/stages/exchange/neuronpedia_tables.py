@@ -49,8 +49,8 @@ def model(own: Row) -> Row:
     }
 
 
-def source_set(own: Row, name: str, site: Site) -> Row:
-    """Return the row of the Saes of one kind of site and one size."""
+def source_set(own: Row, name: str, site: Site, has_heads: bool) -> Row:
+    """Return the row of the Saes of one kind of site and one size; heads are shown if asked to."""
     return {
         **own,
         "name": name,
@@ -65,7 +65,8 @@ def source_set(own: Row, name: str, site: Site) -> Row:
         "defaultOfModelId": None,
         "defaultRange": 1,
         "defaultShowBreaks": True,
-        **{f"show{what}": False for what in ("Dfa", "Correlated", "HeadAttribution", "Umap")},
+        "showHeadAttribution": has_heads,
+        **{f"show{what}": False for what in ("Dfa", "Correlated", "Umap")},
     }
 
 

@@ -91,7 +91,7 @@ def columns(atlas: Atlas, sae: SaeRecord, feature: Feature) -> dict[str, object]
     """Return what both say of a feature under the same names."""
     return {
         **EMPTY,
-        "decoder_weights_dist": [],
+        "decoder_weights_dist": [rounded(share) for share in feature.head_shares],
         "neg_str": [atlas.pieces[token] for token in feature.bottom_tokens],
         "neg_values": [rounded(logit) for logit in feature.bottom_logits],
         "pos_str": [atlas.pieces[token] for token in feature.top_tokens],

@@ -96,7 +96,7 @@ def rebuilding(
     residual = shards.residual(body, pairs, pairs.z, w_dec, left_over, bounds, group)
     slope = strength * residual.pull
     hits = _named(pairs, numbers, len(gradient.error), slope)
-    slopes = gradient.slopes.index_add(0, hits.latent, slope)
+    slopes = gradient.slopes.index_add(0, numbers, pairs.by_latent(slope))
     joined = Hits(*(torch.cat(both) for both in zip(gradient.hits, hits, strict=True)))
     return replace(
         gradient,

@@ -10,6 +10,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,18 +84,25 @@ class Pass:
     def _train(self) -> bank.Bank:
         """Take the bank from its last checkpoint, or from nothing, to the last step."""
         sites = sites_of(self.specs)
-        stream = self.work.batches_from(0, sites)
-        first = list(itertools.islice(stream, SCALE_BATCHES))
-        guard, floor = self._guard(first), self._floor(first[0])
-        members = bank.begin(self.work.config, self.specs, first, self.group)
-        found = checkpoint.read(self.folder, self.key, self.work.warn, self.group)
-        batches: Iterator[Batch] = itertools.chain(first, stream)
-        if found is not None:
-            members.load_(found.state)
-            self.saved = found.step
-            batches = self.work.batches_from(found.step, sites)
-        pace = Pace(floor, self.saved)
-        del first, stream, found  # with a bucket in them: resuming must not hold two
+        with closing(self.work.batches_from(0, sites)) as stream:
+            first = list(itertools.islice(stream, SCALE_BATCHES))
+            guard, floor = self._guard(first), self._floor(first[0])
+            members = bank.begin(self.work.config, self.specs, first, self.group)
+            found = checkpoint.read(self.folder, self.key, self.work.warn, self.group)
+            batches = itertools.chain(first, stream)
+            del first  # each batch is let go once it is trained on
+            if found is None:
+                return self._trained_on(batches, members, guard, Pace(floor, 0))
+        members.load_(found.state)
+        self.saved = found.step
+        del stream, batches, found  # with a bucket in them: resuming must not hold two
+        with closing(self.work.batches_from(self.saved, sites)) as stream:
+            return self._trained_on(stream, members, guard, Pace(floor, self.saved))
+
+    def _trained_on(
+        self, batches: Iterator[Batch], members: bank.Bank, guard: Guard, pace: Pace
+    ) -> bank.Bank:
+        """Take the bank from the step that is saved to the last."""
         for step in range(self.saved, self.n_steps):
             with pace.waiting():
                 batch = self._next(batches, step)

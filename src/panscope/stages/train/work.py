@@ -1,6 +1,6 @@
 """Work: what a suite is made from, and where it goes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from panscope.stages.train.sweep import Spec
 
 STAGE = "train"
 
-BatchesFrom = Callable[[int, tuple[Site, ...]], Iterator[Batch]]
+BatchesFrom = Callable[[int, tuple[Site, ...]], Generator[Batch, None, None]]
 """Yields the stream from a batch on: raw activations, `batch_tokens` rows at each of the sites."""
 
 
