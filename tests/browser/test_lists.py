@@ -72,11 +72,11 @@ def test_a_feature_is_commented_on(tab: Tab) -> None:
     for number in range(4):
         form.get_by_label("Your comment").fill(f"comment {number} of {name}\nmore of it")
         if not number:
-            form.get_by_label("Your name").fill(f"Ada {tab.kind}")
+            form.get_by_label("Signed by").fill(f"Ada {tab.kind}")
         form.get_by_role("button").click()
         written = "1 comment" if not number else f"{number + 1} comments"
         expect(page.locator("#comments-title")).to_have_text(written)
-    expect(form.get_by_label("Your name")).to_have_value(f"Ada {tab.kind}")
+    expect(form.get_by_label("Signed by")).to_have_value(f"Ada {tab.kind}")
     expect(page.locator("#label [name=author]")).to_have_value(f"Ada {tab.kind}")
     expect(page.get_by_text("comment 0 of")).to_be_hidden()
     page.get_by_text("1 before these").click()
