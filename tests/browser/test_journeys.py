@@ -189,7 +189,8 @@ def test_feature(tab: Tab) -> None:
     assert "This feature is dead" in page.locator("main").inner_text()
     check(page)
     page.goto(f"/sae/{SAE}/{int(World(SAE, 64).strength[:, IDS[HOSTILE]].argmax())}")
-    assert HOSTILE in page.locator("#examples").inner_text()
+    # Strips are drawn once their width is known, which may be after the page is there.
+    expect(page.locator("#examples")).to_contain_text(HOSTILE, use_inner_text=True)
 
 
 def test_what_is_like_a_feature(tab: Tab) -> None:

@@ -224,6 +224,28 @@ def test_notes_are_listed_and_exported(panscope: Command, noted: Path):
     assert panscope("notes", noted, "--sae", f"{sae}x").exit_code == 3
 
 
+def test_lists_and_comments_are_listed_and_exported(panscope: Command, noted: Path):
+    sae = next(iter(files.read_manifest(noted / "suite").facts["saes"]))["sae"]
+    name = "months [of]  the year " + "x" * 70
+    with closing(Notes.open(noted / "notes.sqlite")) as notes:
+        notes.lists.put(name, sae, 3, "not [May]")
+        notes.lists.put("dates", sae, 4)
+        notes.comments.add(sae, 3, "fires on [June]", "Ada")
+    whole = panscope("notes", noted).output
+    assert "months [of] the year" in whole and whole.count("x") == 70, "whole names"
+    assert "fires on [June]" in " ".join(whole.split()) and "not [May]" not in whole
+    one = panscope("notes", noted, "--list", name).output
+    assert f"{sae}:3" in one and "not [May]" in one and f"{sae}:4" not in one
+    exported = json.loads(panscope("notes", noted, "--json").output)
+    assert exported["lists"][0]["name"] == "dates"
+    assert exported["comments"][0]["author"] == "Ada"
+    listed = json.loads(panscope("notes", noted, "--json", "--list", "dates").output)
+    assert listed == {"lists": exported["lists"][:1]}
+    wrong = panscope("notes", noted, "--list", "date")
+    assert wrong.exit_code == 3 and "did you mean dates" in wrong.stderr
+    assert panscope("notes", noted, "--list", " ").exit_code == 2
+
+
 def test_labels_are_listed_with_what_their_scores_were_judged_on(panscope: Command, noted: Path):
     sae = next(iter(files.read_manifest(noted / "suite").facts["saes"]))["sae"]
     assert "No label yet" in panscope("labels", noted, f"{sae}:3").output

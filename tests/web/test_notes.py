@@ -18,6 +18,7 @@ from panscope.web.app import create_app
 
 SAE, TOKEN = SAES[0], "0123456789abcdef"
 STAR = f"/api/sae/{SAE}/feature/9/bookmark"
+NOTHING = {"bookmarks": [], "edits": [], "lists": [], "comments": []}
 EDITS = [
     {"sae": SAE, "index": 3, "value": 2.0, "unit": "max"},
     {"action": "zero", "site": "resid_post.0", "toward": "<b>oui</b>", "away": "yes"},
@@ -142,7 +143,7 @@ def test_what_is_no_edit_is_not_kept(
     answer = save(writable, name, edits)
     assert answer.status_code == status
     assert words in answer.json()["error"]["message"]
-    assert writable.get("/api/notes").json() == {"bookmarks": [], "edits": []}
+    assert writable.get("/api/notes").json() == NOTHING
 
 
 def test_nobody_writes_without_the_token(writable: TestClient, client: TestClient) -> None:
@@ -153,7 +154,7 @@ def test_nobody_writes_without_the_token(writable: TestClient, client: TestClien
     ):
         assert answer.status_code == 401
     assert client.put(STAR).status_code == client.delete("/api/edits/a").status_code == 403
-    assert client.get("/api/notes").json() == {"bookmarks": [], "edits": []}
+    assert client.get("/api/notes").json() == NOTHING
 
 
 def test_only_features_that_are_there_are_kept(writable: TestClient) -> None:

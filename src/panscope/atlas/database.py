@@ -1,4 +1,4 @@
-"""The SQLite file under the notes: its tables, versions and failures."""
+"""The SQLite file under the notes: how it is opened, its versions and failures."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -8,97 +8,12 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from panscope.atlas.tables import EARLIER, MIGRATIONS
 from panscope.errors import Corrupt, NotFound, PanscopeError, Unsupported
 from panscope.kept import marks
 
 WAIT_SECONDS = 30.0  # for another writer
-HAS_STANDING = 3  # the first version whose file keeps how labels score
 APPLICATION = 0x70616E73  # "pans": tells our files from other databases
-
-# Of the labels of a feature by one method, all but the newest are history.
-IS_CURRENT = """
-    NOT EXISTS (
-        SELECT 1 FROM labels AS newer WHERE newer.sae = labels.sae
-        AND newer.latent = labels.latent AND newer.method = labels.method
-        AND newer.id > labels.id
-    )
-"""
-# Of all labels of a feature the newest that a person wrote is shown, or else the newest.
-IS_SHOWN = """
-    NOT EXISTS (
-        SELECT 1 FROM labels AS other WHERE other.sae = labels.sae AND other.latent = labels.latent
-        AND (other.method = 'human', other.id) > (labels.method = 'human', labels.id)
-    )
-"""
-SHOWN_FIRST = "labels.method = 'human' DESC, labels.id DESC"  # the same, among a feature's labels
-# Of the scores of a label by one scorer and author, all but the newest are history.
-IS_NEWEST = """
-    NOT EXISTS (
-        SELECT 1 FROM scores AS newer WHERE newer.label = scores.label AND newer.id > scores.id
-        AND newer.scorer = scores.scorer AND newer.author = scores.author
-    )
-"""
-# How the labels that are shown score: a row a scorer, and one of no name for the best of all.
-# Files keep it as a table; another meaning needs a script that fills that anew.
-STANDING = f"""
-    SELECT sae, latent, scorer, max(value) AS value
-    FROM labels JOIN scores ON scores.label = labels.id
-    WHERE value IS NOT NULL AND {IS_SHOWN} AND {IS_NEWEST}
-    GROUP BY sae, latent, scorer
-    UNION ALL
-    SELECT sae, latent, '' AS scorer, max(value) AS value
-    FROM labels JOIN scores ON scores.label = labels.id
-    WHERE value IS NOT NULL AND {IS_SHOWN} AND {IS_NEWEST}
-    GROUP BY sae, latent
-"""
-# Each script takes a file from one version to the next; a script that was released stays as it is.
-MIGRATIONS = (
-    """
-    CREATE TABLE labels (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        sae TEXT NOT NULL, latent INTEGER NOT NULL, text TEXT NOT NULL,
-        author TEXT NOT NULL, method TEXT NOT NULL, created TEXT NOT NULL,
-        made_from TEXT NOT NULL
-    );
-    CREATE INDEX labels_by_feature ON labels (sae, latent, id);
-    CREATE TABLE scores (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        label INTEGER NOT NULL REFERENCES labels (id),
-        scorer TEXT NOT NULL, value REAL, baseline REAL,
-        n INTEGER NOT NULL, n_failed INTEGER NOT NULL, author TEXT NOT NULL, details TEXT NOT NULL
-    );
-    CREATE INDEX scores_by_label ON scores (label, id);
-    CREATE TABLE bookmarks (
-        sae TEXT NOT NULL, latent INTEGER NOT NULL, created TEXT NOT NULL,
-        PRIMARY KEY (sae, latent)
-    );
-    CREATE TABLE edits (
-        key TEXT PRIMARY KEY, name TEXT NOT NULL, edits TEXT NOT NULL, created TEXT NOT NULL
-    );
-    CREATE VIRTUAL TABLE words USING fts5 (
-        text, content = 'labels', content_rowid = 'id',
-        tokenize = 'porter unicode61 remove_diacritics 2', prefix = '2 3'
-    );
-    CREATE TRIGGER words_of_labels AFTER INSERT ON labels BEGIN
-        INSERT INTO words (rowid, text) VALUES (new.id, new.text);
-    END;
-    """,
-    """
-    CREATE TABLE meanings (
-        label INTEGER NOT NULL REFERENCES labels (id), model TEXT NOT NULL, vector BLOB NOT NULL,
-        PRIMARY KEY (label, model)
-    ) WITHOUT ROWID;
-    """,
-    f"""
-    CREATE VIEW standing_now AS {STANDING};
-    CREATE TABLE standing (
-        sae TEXT NOT NULL, latent INTEGER NOT NULL, scorer TEXT NOT NULL, value REAL NOT NULL,
-        PRIMARY KEY (sae, latent, scorer)
-    ) WITHOUT ROWID;
-    CREATE INDEX standing_by_value ON standing (sae, scorer, value);
-    INSERT INTO standing SELECT * FROM standing_now;
-    """,
-)
 
 
 class Database:
@@ -113,6 +28,7 @@ class Database:
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, ...] = ()
+        self._is_earlier = False
 
     def rows(self, sql: str, *values: str | float) -> list[Any]:
         """Return what a question finds; half a surrogate pair, which no text has, becomes "?"."""
@@ -142,12 +58,19 @@ class Database:
     def _connected(self) -> sqlite3.Connection | None:
         known = self._connection
         # A checkpoint of the WAL changes the file too: to connect again takes 1 ms.
-        if known is not None and not known.in_transaction and self._opened != marks(self.path):
+        if known is not None and not known.in_transaction and self._is_other(known):
             self.close()
         if self._connection is None:
             self._connection = self._connect(self.path)
             self._opened = marks(self.path)
+            self._is_earlier = self._connection is not None and _has_views(self._connection)
         return self._connection
+
+    def _is_other(self, known: sqlite3.Connection) -> bool:
+        """Whether the file is another, or was brought to this version (in its WAL alone)."""
+        if self._opened != marks(self.path):
+            return True
+        return self._is_earlier and _format(known) >= len(MIGRATIONS)
 
 
 def connected(path: Path) -> sqlite3.Connection:
@@ -176,8 +99,9 @@ def connected_for_reading(path: Path) -> sqlite3.Connection | None:
     if (version := _version(path, connection)) == 0:
         connection.close()
         return None
-    if version < HAS_STANDING:
-        connection.execute(f"CREATE TEMP VIEW standing AS {STANDING}")
+    for since, name, rows in EARLIER:
+        if version < since:
+            connection.execute(f"CREATE TEMP VIEW {name} AS {rows}")
     return connection
 
 
@@ -189,7 +113,7 @@ def _opened(uri: str) -> sqlite3.Connection:
 
 def _version(path: Path, connection: sqlite3.Connection) -> int:
     """Return how many migrations a file has seen; refuse what is not ours, or is of later days."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    version = _format(connection)
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (n_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if n_tables and application != APPLICATION:
@@ -197,7 +121,17 @@ def _version(path: Path, connection: sqlite3.Connection) -> int:
     if version > len(MIGRATIONS):
         found = f"has format {version}, this panscope reads {len(MIGRATIONS)}"
         raise Unsupported(str(path), found, "upgrade panscope")
-    return int(version)
+    return version
+
+
+def _format(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _has_views(connection: sqlite3.Connection) -> bool:
+    """Whether a file of an earlier version is read through views, which would hide later tables."""
+    found = connection.execute("SELECT 1 FROM sqlite_temp_master").fetchone()
+    return found is not None
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:

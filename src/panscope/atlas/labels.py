@@ -106,18 +106,19 @@ def refuse_unfit(label: Label) -> None:
     """Raise ConfigError for a label that is empty, too long or no text."""
     latent_of(label.index)
     for name in ("text", "author", "method", "sae"):
-        _refuse_length(f"a label's {name}", getattr(label, name), LABEL_CHARACTERS)
+        refuse_unfit_text(f"a label's {name}", getattr(label, name), LABEL_CHARACTERS)
     _refuse_no_json(label.made_from)
 
 
 def refuse_unfit_edits(name: str, edits: str) -> None:
     """Raise ConfigError for edits that are too long or no JSON."""
-    _refuse_length("the name of edits", name, LABEL_CHARACTERS)
-    _refuse_length("edits", edits, EDITS_CHARACTERS)
+    refuse_unfit_text("the name of edits", name, LABEL_CHARACTERS)
+    refuse_unfit_text("edits", edits, EDITS_CHARACTERS)
     _refuse_no_json(edits)
 
 
-def _refuse_length(what: str, text: str, limit: int) -> None:
+def refuse_unfit_text(what: str, text: str, limit: int) -> None:
+    """Raise ConfigError for a text that is empty, too long or no text."""
     if not text.strip():
         raise ConfigError(what, "is empty", "write a word or more")
     if len(text) > limit:

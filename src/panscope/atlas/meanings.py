@@ -10,8 +10,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from panscope.atlas.database import IS_CURRENT, Database
+from panscope.atlas.database import Database
 from panscope.atlas.labels import Found, Label
+from panscope.atlas.tables import IS_CURRENT
 
 Vector = NDArray[np.float32]
 

@@ -1,7 +1,7 @@
-"""What changes in an Atlas: labels with their scores and history, bookmarks, saved edits. SQLite.
+"""What changes in an Atlas: labels with their scores and history, what people keep, in SQLite.
 
-The file lies beside the sealed folder (`runs/x/notes.sqlite`) and is never part of it. Nothing is
-written over: a label that is corrected stays in the history of its feature, and so do its scores.
+The file lies beside the sealed folder (`runs/x/notes.sqlite`) and is never part of it. No label is
+written over: one that is corrected stays in the history of its feature, and so do its scores.
 
 Any number of threads may share a `Notes`, and any number of processes a file: readers see the last
 whole write (SQLite's WAL), writers wait for each other. Everything from outside reaches SQLite as a
@@ -19,15 +19,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from panscope.atlas.database import (
-    IS_CURRENT,
-    IS_NEWEST,
-    IS_SHOWN,
-    Database,
-    connected,
-    connected_for_reading,
-    now,
-)
+from panscope.atlas.comments import Comments
+from panscope.atlas.database import Database, connected, connected_for_reading, now
 from panscope.atlas.labels import (
     Average,
     Found,
@@ -37,8 +30,10 @@ from panscope.atlas.labels import (
     refuse_unfit,
     window_of,
 )
+from panscope.atlas.lists import Lists
 from panscope.atlas.meanings import Meanings
 from panscope.atlas.saved import Saved
+from panscope.atlas.tables import IS_CURRENT, IS_NEWEST, IS_SHOWN
 from panscope.atlas.words import words_of
 from panscope.errors import NotFound
 
@@ -52,6 +47,8 @@ class Notes:
         self.path = database.path
         self.meanings = Meanings(database, self._labels)
         self.saved = Saved(database)
+        self.lists = Lists(database)
+        self.comments = Comments(database)
         self._database = database
 
     @classmethod

@@ -2,11 +2,10 @@
 
 import json
 import secrets
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from panscope.atlas.database import SHOWN_FIRST, Database, now
+from panscope.atlas.database import Database, now
 from panscope.atlas.labels import (
     LARGEST,
     Bookmark,
@@ -15,6 +14,7 @@ from panscope.atlas.labels import (
     refuse_unfit_edits,
     window_of,
 )
+from panscope.atlas.tables import SHOWN_TEXT
 from panscope.errors import NotFound, nearest
 
 
@@ -39,10 +39,7 @@ class Saved:
     def bookmarks(self, sae: str = "", limit: int = LARGEST, offset: int = 0) -> list[Bookmark]:
         """List bookmarks, newest first, with their labels; of one Sae or of all."""
         rows = self._database.rows(
-            "SELECT sae, latent, created, coalesce(("
-            "  SELECT text FROM labels WHERE labels.sae = bookmarks.sae"
-            f"  AND labels.latent = bookmarks.latent ORDER BY {SHOWN_FIRST} LIMIT 1"
-            "), '') FROM bookmarks WHERE ? IN ('', sae)"
+            f"SELECT sae, latent, created, {SHOWN_TEXT} FROM bookmarks AS kept WHERE ? IN ('', sae)"
             " ORDER BY created DESC, rowid DESC LIMIT ? OFFSET ?",
             *(sae, *window_of(limit, offset)),
         )
@@ -101,9 +98,3 @@ class Saved:
             for one in self.all_edits()
         ]
         return {"bookmarks": [asdict(one) for one in self.bookmarks(sae)], "edits": edits}
-
-    def refuse_unknown(self, sae: str, known: Iterable[str]) -> None:
-        """Raise NotFound for a Sae that neither has bookmarks nor is known; they outlive theirs."""
-        names = {*known, *self.counts()}
-        if sae and sae not in names:
-            raise NotFound("bookmarks", f"no Sae {sae!r}", nearest(sae, names))

@@ -9,10 +9,11 @@ A verb's stage is imported inside its command, so that `show`, `verify` and `ser
 import click
 
 from panscope import __version__
-from panscope.cli.artefacts import notes, search, show, verify
+from panscope.cli.artefacts import search, show, verify
 from panscope.cli.exchange import export, open_, pull, push
 from panscope.cli.features import contrast, steer
 from panscope.cli.labels import labels
+from panscope.cli.notes import notes
 from panscope.cli.pages import serve
 from panscope.cli.planning import plan
 from panscope.cli.terminal import Verbs

@@ -1,4 +1,4 @@
-"""The commands that look at what is made: search in labels, notes, show, verify."""
+"""The commands that look at what is made: search in labels, show, verify."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from panscope import files
-from panscope.cli.tables import bookmarks_table, edits_table, manifest_table, metrics_table
+from panscope.cli.tables import manifest_table, metrics_table
 from panscope.cli.terminal import ERR, FOLDER, OUT
 from panscope.place import Place
 
@@ -59,39 +59,6 @@ def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
     for hit in found:
         table.add_row(hit.label.sae, str(hit.label.index), Text(hit.label.text))
     OUT.print(table)
-
-
-@click.command()
-@click.argument("run", type=FOLDER)
-@click.option("--sae", default="", help="The id of one, for its bookmarks.  [default: all]")
-@click.option("--remove", metavar="NAME", help="Remove the edits saved under a name, first.")
-@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
-def notes(run: Path, sae: str, remove: str | None, as_json: bool) -> None:
-    """List what was kept of a run: bookmarks and saved edits.
-
-    \b
-    panscope notes runs/demo
-    panscope notes runs/demo --remove "more rain"
-    panscope notes runs/demo --json > notes.json
-    """
-    from panscope.atlas.features import Atlas
-    from panscope.atlas.notes import Notes
-
-    atlas, path = Atlas(run / "atlas"), run / "notes.sqlite"  # without one there are no notes
-    with closing(Notes.reading(path) if remove is None else Notes.open(path)) as kept:
-        kept.saved.refuse_unknown(sae, atlas.saes)
-        if remove is not None:
-            kept.saved.remove(remove)
-        found = kept.saved.exported(sae)
-    if as_json:
-        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
-        return
-    for name, table in (("bookmarks", bookmarks_table), ("edits", edits_table)):
-        if found[name]:
-            OUT.print(table(found[name]))
-    if not any(found.values()):
-        do = f"Bookmark features and save edits on the pages of panscope serve {run} --writable."
-        OUT.print("Nothing is kept yet.", do, markup=False, soft_wrap=True)
 
 
 def _by_meaning(run: Path, notes: Any, text: str, limit: int, sae: str) -> list[Any]:

@@ -1,18 +1,15 @@
 """What commands print of a run at their end."""
 
 import json
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
 from rich.table import Table
-from rich.text import Text
 
 from panscope import files
 from panscope.cli.terminal import OUT
-from panscope.edits import described, parse_all
 from panscope.errors import Incomplete
 from panscope.place import Place
 from panscope.sites import Site
@@ -114,29 +111,4 @@ def manifest_table(folder: Place, manifest: files.Manifest) -> Table:
     table.add_row("files", f"{len(manifest.files)}, {decimal(n_bytes)}")
     for name, digest in manifest.inputs.items():
         table.add_row(f"from {name}", digest)
-    return table
-
-
-def bookmarks_table(bookmarks: Sequence[dict[str, Any]]) -> Table:
-    """List bookmarked features, a row each."""
-    table = _kept_table("bookmarked", "feature", "label")
-    for mark in bookmarks:
-        feature = Text(f"{mark['sae']}:{mark['index']}")
-        table.add_row(mark["created"][:10], feature, Text(mark["label"]))
-    return table
-
-
-def edits_table(saved: Sequence[dict[str, Any]]) -> Table:
-    """List saved edits, a row each name."""
-    table = _kept_table("saved", "name", "edits")
-    for one in saved:
-        lines = "\n".join(map(described, parse_all(one["edits"])))
-        table.add_row(one["created"][:10], Text(one["name"]), Text(lines))
-    return table
-
-
-def _kept_table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column)
     return table

@@ -19,11 +19,13 @@ from panscope.errors import ConfigError, PanscopeError
 from panscope.events import Emit
 from panscope.web import (
     api,
+    comments,
     contrasts,
     failures,
     freeze,
     freeze_plan,
     labels,
+    lists,
     neuronpedia,
     notes,
     pages,
@@ -76,6 +78,8 @@ def create_app(
         tour.router,
         labels.router,
         notes.router,
+        lists.router,
+        comments.router,
         search.router,
         steer.router,
         contrasts.router,

@@ -35,7 +35,6 @@ from panscope.web.progress import EVENTS
 from panscope.web.run import RunFolder
 
 STAGE = "freeze"
-WHOLE = {"/notes": f"/notes?limit={MOST}"}  # what a server shows in parts
 ASKED = {"/progress": ("/api/progress",), "/docs": ("/openapi.json",)}
 
 
@@ -92,12 +91,22 @@ async def _write_pages(app: ASGIApp, plan: Plan, out: Path, done: Callable[[int]
         assert name is not None
         if not (out / name).is_file():
             data = await _data(app, plan, path)
-            html, script = standing_alone(await _get(app, WHOLE.get(path, path)), path, plan, data)
+            html, script = standing_alone(await _get(app, _whole(path)), path, plan, data)
             if script not in bundles:
                 write_bytes(out / f"static/{script}.bundle.js", scripts_of(script).encode())
                 bundles.add(script)
             write_bytes(out / name, html.encode())
         done(number)
+
+
+def _whole(path: str) -> str:
+    """Ask for all of what a server shows in parts.
+
+    >>> _whole("/notes?list=a"), _whole("/help")
+    ('/notes?list=a&limit=100000', '/help')
+    """
+    plain, _, query = path.partition("?")
+    return f"{plain}?{query}&limit={MOST}".replace("?&", "?") if plain == "/notes" else path
 
 
 async def _data(app: ASGIApp, plan: Plan, path: str) -> dict[str, Any]:

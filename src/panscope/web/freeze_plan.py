@@ -55,6 +55,7 @@ class Plan:
             yield f"/sae/{sae}"
         yield from self._contrasts
         yield from (f"/search?by={kind}" for kind in SEARCHES)
+        yield from (f"/notes?list={quote(name)}" for name in self._lists)
         yield from (*PAGES, "/")
 
     def file_of(self, address: str) -> str | None:
@@ -65,15 +66,21 @@ class Plan:
         return None if name is None else name + query + hash_ + part
 
     def name_of(self, path: str) -> str | None:
-        """Name the file of a path, relative to the copy; of queries only a search's kind tells."""
+        """Name the file of a path, relative to the copy.
+
+        Of queries only a search's kind tells, and the name of a list.
+        """
         plain, _, query = path.partition("?")
-        kind = parse_qs(html.unescape(query)).get("by", [""])[0]
+        asked = parse_qs(html.unescape(query))
+        kind, name = (asked.get(key, [""])[0] for key in ("by", "list"))
         if plain == "/":
             return "index.html"
         if plain.startswith("/static/"):
             return plain[1:]
         if plain == "/search" and kind in SEARCHES:
             return f"search/{kind}/index.html"
+        if plain == "/notes" and name in self._lists:
+            return f"notes/{self._lists[name]}/index.html"
         if plain in PAGES or plain in self._contrasts or plain[len("/sae/") :] in self.chosen:
             return f"{plain[1:]}/index.html"
         feature = _FEATURE.fullmatch(plain)
@@ -83,6 +90,11 @@ class Plan:
     @cached_property
     def _contrasts(self) -> tuple[str, ...]:
         return tuple(f"/contrast/{quote(name)}" for name in finished(self.run))
+
+    @cached_property
+    def _lists(self) -> dict[str, int]:
+        """Number the lists, as their names need not be those of files."""
+        return {one.name: number for number, one in enumerate(self.run.notes.lists.names(), 1)}
 
     @cached_property
     def _sets(self) -> dict[str, frozenset[int]]:

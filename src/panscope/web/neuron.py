@@ -4,42 +4,17 @@ What panscope does not know is there and empty, since clients read the keys with
 """
 
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
 
 import numpy as np
 
 from panscope.atlas.labels import Label
 from panscope.atlas.records import Context, Example
 from panscope.atlas.views import FeatureView
-from panscope.web.sources import set_of, source_of
+from panscope.web.neuron_notes import Explanation, InList, Named, Said, explanation
+from panscope.web.sources import set_of
 
 Numbers = list[float]
 WHOLE = -1.0  # binMin and binContains of the strongest examples
-
-
-@dataclass(frozen=True, slots=True)
-class NeuronScore:
-    """How well an explanation does by one scorer."""
-
-    value: float | None
-    explanationScoreTypeName: str
-    explanationScoreModelName: str
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What someone or something says that a feature means."""
-
-    id: str
-    modelId: str
-    layer: str
-    index: str
-    description: str
-    authorId: str
-    typeName: str
-    explanationModelName: str
-    createdAt: str
-    scores: list[NeuronScore]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,29 +83,8 @@ class Neuron:
     correlated_features_indices: list[int] = field(default_factory=list)
     correlated_features_pearson: Numbers = field(default_factory=list)
     correlated_features_l1: Numbers = field(default_factory=list)
-    lists: list[Any] = field(default_factory=list)
-    comments: list[Any] = field(default_factory=list)
-
-
-class Keys(TypedDict):
-    """The keys under which a feature stands in every record."""
-
-    modelId: str
-    layer: str
-    index: str
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A feature as others know it: model, source, index."""
-
-    model: str
-    sae: str
-    index: int
-
-    def keys(self) -> Keys:
-        """As records name it."""
-        return {"modelId": self.model, "layer": source_of(self.sae), "index": str(self.index)}
+    lists: list[InList] = field(default_factory=list)
+    comments: list[Said] = field(default_factory=list)
 
 
 def neuron(
@@ -162,21 +116,6 @@ def neuron(
         decoder_weights_dist=list(feature.head_shares),
         explanations=[explanation(label, named) for label in labels],
         activations=[_activation(view, named, e, contexts[e.context]) for e in shown],
-    )
-
-
-def explanation(label: Label, named: Named) -> Explanation:
-    """Lay a label out."""
-    scores = [NeuronScore(score.value, score.scorer, score.author) for score in label.scores]
-    return Explanation(
-        **named.keys(),
-        id=str(label.id),
-        description=label.text,
-        authorId=label.author,
-        typeName=label.method,
-        explanationModelName=label.author,
-        createdAt=label.created,
-        scores=scores,
     )
 
 

@@ -4,7 +4,7 @@ Tokens begin with the BOS, as there, and its values are zero, as no Sae was trai
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from panscope.web.api import Name, Run, Text
-from panscope.web.neuron import Explanation, Named, Neuron, Numbers, explanation, neuron
+from panscope.web.neuron import Neuron, Numbers, neuron
+from panscope.web.neuron_notes import Explanation, Named, explanation, in_list, said
 from panscope.web.problem import FAILURES
 from panscope.web.readings import SaeReading, Seen
 from panscope.web.run import RunFolder
@@ -146,9 +147,15 @@ class ExplanationResults:
 
 @router.get("/feature/{modelId}/{source}/{index}")
 def feature(run: Run, modelId: str, source: str, index: int) -> Neuron:
-    """Give one feature with its activations and explanations."""
+    """Give one feature with its activations, explanations, lists and comments."""
     check_model(modelId, run.model)
-    return _neuron(run, sae_of(source, run.catalogue.atlas.saes), index)
+    sae = sae_of(source, run.catalogue.atlas.saes)
+    named, notes = Named(model_of(run.model), sae, index), run.notes
+    return replace(
+        _neuron(run, sae, index),
+        lists=[in_list(one, named) for one in notes.lists.of(sae, index)],
+        comments=[said(one, named) for one in notes.comments.of(sae, index)],
+    )
 
 
 @router.post("/activation/new")

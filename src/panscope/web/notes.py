@@ -1,4 +1,4 @@
-"""What people keep of a run, bookmarks and saved edits: their page, and over REST."""
+"""What people keep of a run: its pages; bookmarks, saved edits and the export over REST."""
 
 import json
 from collections.abc import Iterator
@@ -12,11 +12,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict
 
-from panscope.atlas.labels import Bookmark
+from panscope.atlas import export
 from panscope.atlas.notes import Notes
 from panscope.atlas.records import FeatureRow
 from panscope.edits import described, dumped, parse_all
 from panscope.web.api import Name, Offset, Run
+from panscope.web.lists import ListName
 from panscope.web.pages import page
 from panscope.web.problem import FAILURES
 from panscope.web.run import RunFolder
@@ -26,6 +27,7 @@ from panscope.web.writing import may_write
 
 PAGE, MOST = 100, 100_000  # rows of a table
 Found = dict[str, list[dict[str, Any]]]
+PageLimit = Annotated[int, fastapi.Query(ge=1, le=MOST)]
 
 router = APIRouter(prefix="/api", tags=["notes"], responses=FAILURES)
 page_router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
@@ -57,35 +59,66 @@ def notes_page(
     sae: Words = "",
     offset: Offset = 0,
     edits: Offset = 0,
-    limit: Annotated[int, fastapi.Query(ge=1, le=MOST)] = PAGE,
+    lists: Offset = 0,
+    comments: Offset = 0,
+    limit: PageLimit = PAGE,
+    name: Annotated[ListName, fastapi.Query(alias="list")] = "",
 ) -> HTMLResponse:
-    """Show a window on the bookmarks, of one Sae or of all, and one on the saved edits."""
-    saved, counts = run.notes.saved, run.notes.saved.counts()
-    saved.refuse_unknown(sae, run.catalogue.atlas.saes)
-    n_bookmarks = counts.get(sae, 0) if sae else sum(counts.values())
+    """Show a window on each kind of notes, of one Sae or of all; or on one list."""
+    if name:
+        return _list_page(request, run, name, offset, limit)
+    notes, counts = run.notes, run.notes.saved.counts()
+    said = notes.comments.counts()
+    export.refuse_unknown(notes, sae, run.catalogue.atlas.saes)
     view = {"sae": sae, "offset": offset, "edits": edits, "limit": limit}
+    view |= {"lists": lists, "comments": comments}
+    bookmarks = notes.saved.bookmarks(sae, limit, offset)
     return page(
         request,
         "notes.html",
         sae=sae,
-        counts=counts,
-        bookmarks=[(mark, _row(run, mark)) for mark in saved.bookmarks(sae, limit, offset)],
-        marks=_window(view, "offset", n_bookmarks),
-        saved=[(one, parse_all(json.loads(one.edits))) for one in saved.all_edits(limit, edits)],
-        names=_window(view, "edits", saved.n_names()),
+        counts=_added(counts, said),
+        bookmarks=[(mark, _row(run, mark.sae, mark.index)) for mark in bookmarks],
+        marks=_window(view, "offset", _of(counts, sae)),
+        lists=notes.lists.names(limit, lists),
+        list_names=_window(view, "lists", notes.lists.n_names()),
+        comments=[
+            (one, _is_known(run, one.sae, one.index))
+            for one in notes.comments.recent(sae, limit, comments)
+        ],
+        said=_window(view, "comments", _of(said, sae)),
+        saved=[
+            (one, parse_all(json.loads(one.edits))) for one in notes.saved.all_edits(limit, edits)
+        ],
+        names=_window(view, "edits", notes.saved.n_names()),
         pieces=run.catalogue.atlas.pieces,
         described=described,
     )
 
 
+def _list_page(
+    request: Request, run: RunFolder, name: str, offset: int, limit: int
+) -> HTMLResponse:
+    """Show a window on the features of a list."""
+    total, features = run.notes.lists.count(name), run.notes.lists.features(name, limit, offset)
+    return page(
+        request,
+        "list.html",
+        list=name,
+        features=[(one, _row(run, one.sae, one.index)) for one in features],
+        marks=_window({"list": name, "offset": offset, "limit": limit}, "offset", total),
+        pieces=run.catalogue.atlas.pieces,
+    )
+
+
 @router.get("/notes")
 def notes(run: Run, sae: Words = "") -> Found:
-    """Export bookmarks, of one Sae or of all, and the edits last saved under each name.
+    """Export bookmarks, lists and comments, of one Sae or of all, and the edits last saved.
 
     The newest come first.
     """
-    run.notes.saved.refuse_unknown(sae, run.catalogue.atlas.saes)
-    return run.notes.saved.exported(sae)
+    export.refuse_unknown(run.notes, sae, run.catalogue.atlas.saes)
+    return export.exported(run.notes, sae)
 
 
 @router.put("/sae/{sae:path}/feature/{index}/bookmark", dependencies=[Depends(may_write)])
@@ -149,14 +182,26 @@ def _address(view: dict[str, Any]) -> str:
     >>> _address({"sae": "", "offset": 200, "edits": 0, "limit": 100})
     '/notes?offset=200'
     """
-    usual = {"sae": "", "offset": 0, "edits": 0, "limit": PAGE}
-    query = urlencode({key: value for key, value in view.items() if value != usual[key]})
+    usual = {"sae": "", "limit": PAGE}
+    query = urlencode({key: value for key, value in view.items() if value != usual.get(key, 0)})
     return f"/notes?{query}" if query else "/notes"
 
 
-def _row(run: RunFolder, bookmark: Bookmark) -> FeatureRow | None:
-    """What the atlas knows of a bookmarked feature; None if it has no such Sae any more."""
-    known = run.catalogue.atlas.saes.get(bookmark.sae)
-    if known is None or bookmark.index >= known.width:
-        return None
-    return run.catalogue.row(bookmark.sae, bookmark.index)
+def _of(counts: dict[str, int], sae: str) -> int:
+    """How many there are of one Sae, or of all."""
+    return counts.get(sae, 0) if sae else sum(counts.values())
+
+
+def _added(counts: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return {sae: counts.get(sae, 0) + more.get(sae, 0) for sae in {**counts, **more}}
+
+
+def _row(run: RunFolder, sae: str, index: int) -> FeatureRow | None:
+    """What the atlas knows of a feature; None if it has no such Sae any more."""
+    return run.catalogue.row(sae, index) if _is_known(run, sae, index) else None
+
+
+def _is_known(run: RunFolder, sae: str, index: int) -> bool:
+    """Whether the atlas still has a feature: notes outlive what they are about."""
+    known = run.catalogue.atlas.saes.get(sae)
+    return known is not None and index < known.width

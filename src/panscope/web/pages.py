@@ -23,6 +23,7 @@ from panscope.web.search import layer_of
 
 HERE = Path(__file__).parent
 N_SAMPLE_TOKENS = 48
+N_KEPT = 100  # comments on a feature, or lists with it, that its page shows
 MAPS = {
     "pca": "The two directions of largest variance of the decoder (PCA)",
     "umap": "Neighbourhoods of decoder directions by cosine (UMAP)",
@@ -170,6 +171,9 @@ def feature(request: Request, run: Run, sae: str, index: int) -> HTMLResponse:
         shown=run.notes.label_of(sae, index),
         label_texts=run.notes.texts(sae, near),
         starred=run.notes.saved.is_bookmarked(sae, index),
+        lists=run.notes.lists.of(sae, index, N_KEPT),
+        comments=run.notes.comments.of(sae, index, N_KEPT + 1),
+        n_kept=N_KEPT,
         live=run.has_suite,
         embed=embed,
     )

@@ -8,9 +8,11 @@ import { data, element, remember } from "./page.js";
 import { shares } from "./share.js";
 import { foldedStrip, glyphs, wholeStrip } from "./strip.js";
 import { pin, unpin } from "./tip.js";
+import "./comments.js";
 import "./embed.js";
 import "./judged.js";
 import "./label.js";
+import "./lists.js";
 import "./star.js";
 
 const { view, densities } = data();

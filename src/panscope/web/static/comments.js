@@ -1,0 +1,47 @@
+// Comments on a feature: a form and buttons to remove for those who may write here.
+import { ask } from "./ask.js";
+import { data, sentence } from "./page.js";
+import { authorisation } from "./token.js";
+
+const place = document.getElementById("comments"); // absent where a page embeds this one
+const KEY = "panscope-author"; // as labels are signed
+
+async function done(request, button) {
+  button.disabled = true; // or a second click writes it twice
+  try {
+    await request;
+    location.reload();
+  } catch (error) {
+    button.disabled = false;
+    if (error.name !== "AbortError") place.querySelector("[role=status]").textContent = sentence(error);
+  }
+}
+
+function comment(event) {
+  event.preventDefault();
+  const { sae, feature } = data().view;
+  const { text, author } = event.target.elements;
+  const said = { text: text.value, author: author.value };
+  localStorage.setItem(KEY, author.value);
+  done(ask(`/api/sae/${sae.sae}/feature/${feature.index}/comments`, said), event.submitter);
+}
+
+function remove(button) {
+  const { author, remove: number } = button.dataset;
+  if (confirm(`Remove this comment by ${author}?`)) done(ask(`/api/comments/${number}`, null, "comment", "DELETE"), button);
+}
+
+async function offerComments() {
+  const { accepted } = await ask("/api/writing", null, "may comment");
+  if (!accepted) return;
+  const form = place.querySelector("form");
+  form.elements.author.value = localStorage.getItem(KEY) ?? "";
+  form.addEventListener("submit", comment);
+  for (const button of place.querySelectorAll("[data-remove]")) {
+    button.hidden = false;
+    button.onclick = () => remove(button);
+  }
+  form.hidden = place.hidden = false;
+}
+
+if (place && authorisation().authorization) offerComments();
