@@ -20,6 +20,7 @@ from panscope.events import Emit
 from panscope.web import (
     api,
     contrasts,
+    explaining,
     failures,
     freeze,
     freeze_plan,
@@ -75,6 +76,7 @@ def create_app(
         watch.router,
         tour.router,
         labels.router,
+        explaining.router,
         notes.router,
         search.router,
         steer.router,
