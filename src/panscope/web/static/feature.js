@@ -1,13 +1,14 @@
-// The feature page: examples as strips in bands, the live test, and the charts beside them.
+// The feature page: examples as strips in bands, and the charts beside them.
 import { address } from "./address.js";
-import { ask, cancel, sayFailure } from "./ask.js";
+import { ask, sayFailure } from "./ask.js";
 import { onWidth } from "./axes.js";
 import { bars } from "./charts.js";
 import { count, density, densityTick, number, percent } from "./numbers.js";
 import { data, element, remember } from "./page.js";
 import { shares } from "./share.js";
 import { foldedStrip, glyphs, wholeStrip } from "./strip.js";
-import { pin, unpin } from "./tip.js";
+import { pin } from "./tip.js";
+import { canTry, startTrial, tryPassage } from "./trial.js";
 import "./embed.js";
 import "./judged.js";
 import "./label.js";
@@ -62,11 +63,11 @@ function line(example, place) {
     element("span", { className: "n", textContent: number(peak), title: peak }),
     element("div", { className: "strip" }, strip),
     element("span", { className: "kind", textContent: context.kind, title: `${context.kind}, document ${context.documents[example.peak]}, row ${context.context}` }),
-    element("span", { className: "acts" }, ...(form ? [use] : []), fold),
+    element("span", { className: "acts" }, ...(canTry ? [use] : []), fold),
   );
   const entry = { example, place, made, strip, fold, tokens: tokensOf(example) };
   fold.onclick = () => toggle(entry, !opened.has(place));
-  use.onclick = () => testPassage(entry.tokens);
+  use.onclick = () => tryPassage(entry.tokens);
   lines.push(entry);
   return made;
 }
@@ -125,45 +126,6 @@ function onToken(event) {
   const strip = token.closest("[data-example]");
   const kept = pin(token);
   if (strip) remember({ pin: kept ? `${strip.dataset.example}.${token.dataset.position}` : null });
-}
-
-const form = document.getElementById("test"); // absent where a page embeds this one without it
-const result = document.getElementById("test-result");
-
-function testPassage(tokens) {
-  form.elements.text.value = tokens.map((token) => token.piece).join("").trim();
-  form.requestSubmit();
-  form.scrollIntoView({ block: "center" });
-}
-
-async function runTest() {
-  const text = form.elements.text.value;
-  remember({ text: text.trim() });
-  if (!text.trim()) {
-    cancel("test");
-    result.replaceChildren();
-    return;
-  }
-  const stop = element("button", { type: "button", textContent: "Cancel", onclick: () => cancel("test") || result.replaceChildren() });
-  result.replaceChildren(element("p", { className: "skeleton", textContent: "Running the model; the first time it is loaded, which takes some seconds. " }, stop));
-  try {
-    showTest(await ask("/api/test", { sae: sae.sae, index: feature.index, text }, "test"));
-  } catch (error) {
-    sayFailure(result, error, runTest);
-  }
-}
-
-function showTest({ tokens, ids, values, note }) {
-  const all = tokens.map((piece, n) => ({ piece, id: ids[n], value: values[n], position: n + 1 }));
-  const fired = values.filter((value) => value > 0);
-  const top = Math.max(0, ...values);
-  const peak = fired.length ? values.indexOf(top) + 1 : null;
-  const said = fired.length
-    ? `Fires on ${fired.length} of ${tokens.length} tokens, at most ${number(top)}${feature.max ? `, ${number((100 * top) / feature.max)} % of its maximum` : ""}.`
-    : `Silent on all ${tokens.length} tokens.`;
-  pointOut(top);
-  const more = note ? ` Text ${note}.` : "";
-  result.replaceChildren(wholeStrip(all, feature.max || top, peak), element("p", { className: "note", textContent: said + more }));
 }
 
 // The narrowest run of bins that holds half of the firings, for the title.
@@ -273,21 +235,6 @@ document.querySelector("main").addEventListener("click", onToken);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") remember({ pin: null });
 });
-function startTest() {
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    unpin();
-    runTest();
-  });
-  form.elements.text.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey) return;
-    event.preventDefault();
-    form.requestSubmit();
-  });
-  form.elements.text.value = query.get("text") ?? query.get("defaulttesttext") ?? "";
-  if (form.elements.text.value) runTest();
-}
-
 if (host) drawExamples();
 if (document.getElementById("densities")) {
   if (feature.count) drawActivations();
@@ -295,4 +242,4 @@ if (document.getElementById("densities")) {
   drawDensities();
   showRelated();
 }
-if (form) startTest();
+startTrial((top) => pointOut(top));

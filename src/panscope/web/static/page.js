@@ -7,9 +7,11 @@ import "./token.js";
 const PLACES = { s: "/", m: "/microscope", f: "/search", e: "/steer", c: "/contrast", n: "/notes", t: "/tour", p: "/progress", d: "/docs", h: "/help" };
 const THEMES = ["auto", "light", "dark"];
 let gone = 0;
+let read = null;
 
 export function data() {
-  return JSON.parse(document.getElementById("data").textContent);
+  read ??= JSON.parse(document.getElementById("data").textContent);
+  return read;
 }
 
 // Keep the page's state in its address, leaving out what has its usual value.
