@@ -1,16 +1,17 @@
 // Where a feature fires: its examples as strips in bands, the strongest first.
 import { number, percent } from "./numbers.js";
 import { data, element, remember } from "./page.js";
-import { foldedStrip, wholeStrip } from "./strip.js";
-import { pin } from "./tip.js";
+import { offersSizes } from "./passages.js";
+import { foldedStrip, snippetStrip, wholeStrip } from "./strip.js";
+import { pin, unpin } from "./tip.js";
 import { canTry, tryPassage } from "./trial.js";
 
 const { view } = data();
 const { feature } = view;
 const contexts = new Map(view.contexts.map((context) => [context.context, context]));
 const host = document.getElementById("examples"); // absent where a page embeds this one without them
-const opened = new Set();
 const lines = [];
+let size = offersSizes(showAll);
 
 // Tokens of an example; the BOS is left out, since no Sae was trained on it.
 function tokensOf(example) {
@@ -43,9 +44,8 @@ function bandHead(number_, shown) {
 function line(example, place) {
   const context = contexts.get(example.context);
   const strip = element("div", { className: "strip-place" });
-  const fold = element("button", { type: "button", textContent: "unfold" });
+  const fold = element("button", { type: "button" });
   const use = element("button", { type: "button", textContent: "test", title: "Put this passage into the test box" });
-  fold.setAttribute("aria-expanded", "false");
   const peak = peakValue(example);
   const made = element(
     "div",
@@ -56,25 +56,44 @@ function line(example, place) {
     element("span", { className: "acts" }, ...(canTry ? [use] : []), fold),
   );
   const entry = { example, place, made, strip, fold, tokens: tokensOf(example) };
-  fold.onclick = () => toggle(entry, !opened.has(place));
+  fold.onclick = () => show(entry, entry.size !== "whole" ? "whole" : size === "whole" ? "line" : size);
   use.onclick = () => tryPassage(entry.tokens);
+  mark(entry, size);
   lines.push(entry);
   return made;
 }
 
-function toggle(entry, open) {
-  opened[open ? "add" : "delete"](entry.place);
-  entry.fold.textContent = open ? "fold" : "unfold";
-  entry.fold.setAttribute("aria-expanded", String(open));
-  entry.made.classList.toggle("open", open);
+function mark(entry, to) {
+  entry.size = to;
+  entry.fold.textContent = to === "whole" ? "fold" : "unfold";
+  entry.fold.setAttribute("aria-expanded", String(to === "whole"));
+  entry.made.classList.toggle("open", to !== "line");
+}
+
+function show(entry, to) {
+  mark(entry, to);
   drawStrip(entry);
 }
 
-// 7.8 px is the width of a character at 13 px in the monospace fonts of the stack, 0.6 em.
+function showAll(to) {
+  size = to;
+  unpin();
+  for (const entry of lines) show(entry, size);
+  restorePin();
+}
+
+function stripOf({ example, tokens, size: to }, room) {
+  if (to === "whole") return wholeStrip(tokens, feature.max, example.peak);
+  const draw = to === "snippet" ? snippetStrip : foldedStrip;
+  return draw(tokens, feature.max, example.peak, room);
+}
+
+// 7.8 px is the width of a character at 13 px in the monospace fonts of the stack, 0.6 em. On a phone
+// a line scrolls.
 function drawStrip(entry) {
-  const { example, strip, tokens, place } = entry;
-  const width = (matchMedia("(max-width: 640px)").matches ? 900 : strip.clientWidth) / 7.8;
-  const made = opened.has(place) ? wholeStrip(tokens, feature.max, example.peak) : foldedStrip(tokens, feature.max, example.peak, width);
+  const { strip, place } = entry;
+  const isWide = entry.size === "line" && matchMedia("(max-width: 640px)").matches;
+  const made = stripOf(entry, (isWide ? 900 : strip.clientWidth) / 7.8);
   made.dataset.example = place;
   strip.replaceChildren(made);
   if (made.scrollWidth > made.clientWidth) {
@@ -122,10 +141,4 @@ function onToken(event) {
 document.querySelector("main").addEventListener("click", onToken);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") remember({ pin: null });
-});
-document.getElementById("unfold")?.addEventListener("click", (event) => {
-  const open = event.target.getAttribute("aria-pressed") !== "true";
-  event.target.setAttribute("aria-pressed", String(open));
-  event.target.textContent = open ? "Fold all" : "Unfold all";
-  for (const entry of lines) toggle(entry, open);
 });

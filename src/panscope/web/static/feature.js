@@ -12,6 +12,7 @@ import { startTrial } from "./trial.js";
 import "./embed.js";
 import "./judged.js";
 import "./label.js";
+import "./passages.js";
 import "./star.js";
 
 const { view, densities } = data();
