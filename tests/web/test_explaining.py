@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
+from time import sleep
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.stages.loopback import Model, serving
+from tests.stages.loopback import Model, Reply, serving
 from tests.web.conftest import SAES
 from tests.web.fixture_run import FakeLive, build
 
@@ -179,3 +181,21 @@ def test_a_recipe_that_cannot_be_used_is_named(writable: TestClient) -> None:
     write_recipe(writable, by="magic")
     for answer in (writable.get("/api/explainers"), writable.post(f"{FEATURE}/explain")):
         assert answer.status_code == 422 and "magic" in answer.json()["error"]["message"]
+
+
+def test_a_stop_ends_a_judgement(writable: TestClient) -> None:
+    """The label keeps what it had; nothing half scored is left."""
+    label, said = explained(writable, scorers=[]), []
+    with serving(lambda number, request: Reply(after_seconds=20)) as model:
+        write_recipe(writable, endpoint={"base_url": model.url, "model": "tiny-judge"})
+        chosen = {"label": label["id"], "by": "endpoint"}
+        asking = Thread(
+            target=lambda: said.append(writable.post(f"{FEATURE}/rescore", json=chosen))
+        )
+        asking.start()
+        while not model.requests:
+            sleep(0.01)
+        writable.app.state.stop()
+        asking.join(5)
+    assert not asking.is_alive() and said[0].status_code == 503
+    assert writable.get(f"{FEATURE}/labels").json() == [label]

@@ -68,8 +68,10 @@ def score_one(desk: Desk, label: Label, scorers: Sequence[Scorer]) -> Label:
 
 
 def _cases(desk: Desk, manner: Manner, sae: str, index: int) -> tuple[Case, list[Case]]:
-    """Cut the windows of a feature, and of one that keeps it company."""
-    indices, rows = in_company(desk.config, desk.atlas, sae, [index]), rows_of(desk.atlas)
+    """Cut the windows of a feature and, where it is scored, of one that keeps it company."""
+    rows, indices = rows_of(desk.atlas), [index]
+    if manner.scorers:
+        indices = [*in_company(desk.config, desk.atlas, sae, indices)]
     cases = [case(manner, feature, rows) for feature in desk.atlas.features(sae, indices)]
     own = next(one for one in cases if one.index == index)
     if not own.has_windows:
