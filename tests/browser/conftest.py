@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     run = build(tmp_path_factory.mktemp("runs") / "fixture", SITES, L0S)
     build_notes(run, SAES)
     build_contrast(run, "french-english", SAES[::3])
+    with served(run) as address:
+        yield address
+
+
+@contextmanager
+def served(run: Path) -> Iterator[str]:
+    """Serve a fixture run for the length of a with block, in a thread."""
     config = uvicorn.Config(create_app(run, FakeLive(SAES), TOKEN), port=0, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

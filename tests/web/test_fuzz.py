@@ -13,7 +13,7 @@ from panscope.web.app import create_app
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
-N_ROUTES = 52
+N_ROUTES = 53
 SOURCE = "1-resid_post-w64_l0_30_s0"
 KNOWN = {"sae": SAES[2], "modelId": "pocket", "source": SOURCE, "sourceSet": SOURCE[2:]}
 KNOWN |= {"saes": [SAES[0]], "selectedLayers": [], "layers": []}

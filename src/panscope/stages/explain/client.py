@@ -220,17 +220,27 @@ def refuse_without_library() -> None:
         raise ConfigError("explain", "httpx2 is not installed", do)
 
 
-def connect(endpoint: Endpoint, kept: Path, closing: Event | None = None) -> Client:
-    """Make a client, which is closed by `closing` too.
+def key_for(endpoint: Endpoint) -> str:
+    """Return the key of an endpoint that can be asked; empty if it needs none.
 
     Raises ConfigError without a model's name, the library or the key that is named.
     """
     refuse_without_library()
+    if not endpoint.model:
+        do = "add model = ... to the recipe"
+        raise ConfigError("explain", f"no model at {endpoint.base_url} is named", do)
+    return key_of(endpoint)
+
+
+def connect(endpoint: Endpoint, kept: Path, closing: Event | None = None) -> Client:
+    """Make a client, which is closed by `closing` too.
+
+    Raises ConfigError as `key_for` does.
+    """
+    key = key_for(endpoint)
     import httpx2
 
-    if not endpoint.model:
-        raise ConfigError("explain", f"no model at {endpoint.base_url} is named", "add model = ...")
-    headers = {"Authorization": f"Bearer {key}"} if (key := key_of(endpoint)) else {}
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx2.Limits(max_connections=endpoint.at_once)
     http = httpx2.Client(
         base_url=endpoint.base_url, headers=headers, timeout=endpoint.timeout_seconds, limits=limits

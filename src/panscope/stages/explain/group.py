@@ -75,7 +75,7 @@ def labels(
     fit = [case for case in cases if case.has_windows]
     asked = {case.index for case in fit} & set(wanted)
     open_ones = {
-        case.index for case in fit if case.index in asked and not _is_known(case, sae, notes)
+        case.index for case in fit if case.index in asked and known(case, sae, notes) is None
     }
     counts = Counter({"without windows": len(set(wanted)) - len(asked)})
     counts["known"] = len(asked) - len(open_ones)
@@ -109,8 +109,10 @@ def _label(manner: Manner, sae: str, case: Case, own: Reading, other: Reading | 
     )
 
 
-def _is_known(case: Case, sae: str, notes: Notes) -> bool:
-    return any(label.made_from == case.made_from for label in notes.labels(sae, case.index))
+def known(case: Case, sae: str, notes: Notes) -> Label | None:
+    """Return the label that the notes have of a feature in the same manner, the newest if many."""
+    labels = notes.labels(sae, case.index)
+    return next((label for label in labels if label.made_from == case.made_from), None)
 
 
 def _others(readings: Sequence[Reading], seed: int) -> list[Reading | None]:

@@ -1,8 +1,8 @@
 """Labels that people wrote, or that machines found, scored by whoever the recipe names.
 
 On windows that no explainer is shown. A language model reads labels for what they say; the rules
-take them to the letter. A person may have seen every example on the feature's page, so these
-windows were not kept from them as from machines.
+take them to the letter, all but their own. A person may have seen every example on the feature's
+page, so these windows were not kept from them as from machines.
 """
 
 import time
@@ -57,7 +57,7 @@ def rescore(
         for label in labels:
             company = in_company(config, atlas, label.sae, [label.index])
             cases = [case(manner, feature, rows) for feature in atlas.features(label.sae, company)]
-            counts[_scored(manner, label, cases, notes)] += 1
+            counts[scored(manner, label, cases, notes)] += 1
             emit(Advanced(STAGE, counts.total(), asked.spent()))
     if n := counts["without windows"]:
         text = f"not scored, for want of examples in different documents: {n:,} of the labels"
@@ -74,26 +74,30 @@ def _labels(config: Config, atlas: Atlas, sae: str, current: Mapping[int, Label]
     return [current[index] for index in sorted(asked & current.keys())]
 
 
-def _scored(manner: Manner, label: Label, cases: list[Case], notes: Notes) -> str:
-    """Write the scores of a label; say what became of it."""
+def scored(manner: Manner, label: Label, cases: list[Case], notes: Notes) -> str:
+    """Write the scores of a label of one of the cases; say what became of it."""
     own = next(case for case in cases if case.index == label.index)
     if not own.has_windows:
         return "without windows"
-    reader = manner.explainer
-    others = (_of_another(manner, one) for one in cases if one is not own and one.has_windows)
-    found = scores(
-        manner.scorers,
-        reader.read(label.text),
-        next(others, None),
-        own.halves.scored,
-        manner.seed,
-        reader.author,
-    )
+    other = next((one for one in cases if one is not own and one.has_windows), None)
+    readings = _readings(manner, label, own, other)
+    author = manner.explainer.author
+    found = scores(manner.scorers, *readings, own.halves.scored, manner.seed, author)
     notes.add_scores(label, found)
     return "scored"
 
 
-def _of_another(manner: Manner, other: Case) -> Reading | None:
-    """The label of another feature, read in the same way."""
-    explained = manner.explainer.explain(other.halves.shown)
-    return explained and manner.explainer.read(explained.text)
+def _readings(
+    manner: Manner, label: Label, own: Case, other: Case | None
+) -> tuple[Reading, Reading | None]:
+    """Read a label and, beside it, that of another feature.
+
+    What the rules have found is told by their tables, as it was then, if they find it again.
+    """
+    explainer = manner.explainer
+    beside = None if other is None else explainer.explain(other.halves.shown)
+    if label.method == explainer.method == "rules":
+        found = explainer.explain(own.halves.shown)
+        if found is not None and found.text == label.text:
+            return found, beside
+    return explainer.read(label.text), beside and explainer.read(beside.text)

@@ -39,13 +39,14 @@ STAGE = "explain"
 GROUP = 256  # features explained, then scored beside each other's labels, then written
 ROWS_KEPT = 1 << 14  # of text, unpacked: 100 MB at 128 tokens
 Metrics = dict[str, float]
+By = Literal["rules", "endpoint"]
 Positive = Annotated[int, Field(gt=0)]
 
 
 class Config(config.Config):
     """Who explains which features, on how many windows, and how the labels are scored."""
 
-    by: Literal["rules", "endpoint"] = "rules"
+    by: By = "rules"
     """`rules` needs no language model; `endpoint` asks the one of `[explain.endpoint]`."""
     saes: tuple[str, ...] = ("*",)
     """Ids of Saes, with `*` for any part."""

@@ -1,172 +1,25 @@
-// The feature page: examples as strips in bands, the live test, and the charts beside them.
+// The feature page: its parts, and the charts beside the examples.
 import { address } from "./address.js";
-import { ask, cancel, sayFailure } from "./ask.js";
+import { ask, sayFailure } from "./ask.js";
 import { onWidth } from "./axes.js";
 import { bars } from "./charts.js";
-import { count, density, densityTick, number, percent } from "./numbers.js";
+import { drawExamples } from "./examples.js";
+import { count, density, densityTick, number } from "./numbers.js";
 import { data, element, remember } from "./page.js";
 import { shares } from "./share.js";
-import { foldedStrip, glyphs, wholeStrip } from "./strip.js";
-import { pin, unpin } from "./tip.js";
+import { glyphs } from "./strip.js";
+import { startTrial } from "./trial.js";
 import "./comments.js";
 import "./embed.js";
 import "./judged.js";
 import "./label.js";
 import "./lists.js";
+import "./passages.js";
 import "./star.js";
 
 const { view, densities } = data();
 const { feature, sae } = view;
-const contexts = new Map(view.contexts.map((context) => [context.context, context]));
-const host = document.getElementById("examples");
 const query = new URLSearchParams(location.search);
-const opened = new Set();
-const lines = [];
-
-// Tokens of an example; the BOS is left out, since no Sae was trained on it.
-function tokensOf(example) {
-  const { tokens, documents } = contexts.get(example.context);
-  const values = new Map(example.positions.map((position, n) => [position, example.values[n]]));
-  return tokens
-    .map((id, position) => ({ id, position, piece: view.pieces[id], value: values.get(position) ?? 0, document: documents[position] }))
-    .slice(1);
-}
-
-function peakValue(example) {
-  return example.values[example.positions.indexOf(example.peak)] ?? 0;
-}
-
-function bandHead(number_, shown) {
-  const band = feature.bands[number_];
-  // The atlas cuts bands at edges of its bins, so the highest band may end above the maximum.
-  const title = band ? `${number(band.low)} to ${number(Math.min(band.high, feature.max))}` : "Strongest of all";
-  const share = band ? `${percent(band.share)} of firings` : "the highest peaks";
-  const range = element("span", { className: "range" });
-  range.setAttribute("aria-hidden", "true");
-  const low = band ? band.low / feature.max : Math.min(...shown.map(peakValue)) / feature.max;
-  const high = band ? Math.min(1, band.high / feature.max) : 1;
-  const part = element("i", { className: "ramped" });
-  part.style.cssText = `left: ${100 * low}%; width: ${100 * (high - low)}%; --a: ${(low + high) / 2}`;
-  range.append(part);
-  return element("header", {}, element("h3", { textContent: title }), range, element("span", { textContent: share }), element("small", { textContent: shown.length === 1 ? "1 example" : `${shown.length} examples` }));
-}
-
-function line(example, place) {
-  const context = contexts.get(example.context);
-  const strip = element("div", { className: "strip-place" });
-  const fold = element("button", { type: "button", textContent: "unfold" });
-  const use = element("button", { type: "button", textContent: "test", title: "Put this passage into the test box" });
-  fold.setAttribute("aria-expanded", "false");
-  const peak = peakValue(example);
-  const made = element(
-    "div",
-    { className: "example" },
-    element("span", { className: "n", textContent: number(peak), title: peak }),
-    element("div", { className: "strip" }, strip),
-    element("span", { className: "kind", textContent: context.kind, title: `${context.kind}, document ${context.documents[example.peak]}, row ${context.context}` }),
-    element("span", { className: "acts" }, ...(form ? [use] : []), fold),
-  );
-  const entry = { example, place, made, strip, fold, tokens: tokensOf(example) };
-  fold.onclick = () => toggle(entry, !opened.has(place));
-  use.onclick = () => testPassage(entry.tokens);
-  lines.push(entry);
-  return made;
-}
-
-function toggle(entry, open) {
-  opened[open ? "add" : "delete"](entry.place);
-  entry.fold.textContent = open ? "fold" : "unfold";
-  entry.fold.setAttribute("aria-expanded", String(open));
-  entry.made.classList.toggle("open", open);
-  drawStrip(entry);
-}
-
-// 7.8 px is the width of a character at 13 px in the monospace fonts of the stack, 0.6 em.
-function drawStrip(entry) {
-  const { example, strip, tokens, place } = entry;
-  const width = (matchMedia("(max-width: 640px)").matches ? 900 : strip.clientWidth) / 7.8;
-  const made = opened.has(place) ? wholeStrip(tokens, feature.max, example.peak) : foldedStrip(tokens, feature.max, example.peak, width);
-  made.dataset.example = place;
-  strip.replaceChildren(made);
-  if (made.scrollWidth > made.clientWidth) {
-    const peak = made.querySelector(".peak");
-    made.scrollLeft = peak.offsetLeft - made.offsetLeft - made.clientWidth / 2 + peak.offsetWidth / 2;
-  }
-}
-
-function drawExamples() {
-  const groups = Map.groupBy(feature.examples, (example) => example.band);
-  let place = 0;
-  for (const band of [...groups.keys()].sort((a, b) => a - b)) {
-    const shown = groups.get(band).toSorted((a, b) => peakValue(b) - peakValue(a));
-    const section = element("section", { className: "band" }, bandHead(band, shown));
-    section.setAttribute("aria-label", band < 0 ? "Strongest of all" : `Band ${band + 1}`);
-    for (const example of shown) section.append(line(example, place++));
-    host.append(section);
-  }
-  let last = 0;
-  new ResizeObserver(() => {
-    if (host.clientWidth === last) return;
-    last = host.clientWidth;
-    lines.forEach(drawStrip);
-    restorePin();
-  }).observe(host);
-}
-
-// The pinned token is in the address as example and position.
-function restorePin() {
-  const [place, position] = (new URLSearchParams(location.search).get("pin") ?? "").split(".");
-  const strip = host.querySelector(`[data-example="${CSS.escape(place)}"]`);
-  const token = strip?.querySelector(`[data-position="${CSS.escape(position ?? "")}"]`);
-  if (token) pin(token);
-}
-
-function onToken(event) {
-  const token = event.target.closest(".t");
-  if (!token) return;
-  const strip = token.closest("[data-example]");
-  const kept = pin(token);
-  if (strip) remember({ pin: kept ? `${strip.dataset.example}.${token.dataset.position}` : null });
-}
-
-const form = document.getElementById("test"); // absent where a page embeds this one without it
-const result = document.getElementById("test-result");
-
-function testPassage(tokens) {
-  form.elements.text.value = tokens.map((token) => token.piece).join("").trim();
-  form.requestSubmit();
-  form.scrollIntoView({ block: "center" });
-}
-
-async function runTest() {
-  const text = form.elements.text.value;
-  remember({ text: text.trim() });
-  if (!text.trim()) {
-    cancel("test");
-    result.replaceChildren();
-    return;
-  }
-  const stop = element("button", { type: "button", textContent: "Cancel", onclick: () => cancel("test") || result.replaceChildren() });
-  result.replaceChildren(element("p", { className: "skeleton", textContent: "Running the model; the first time it is loaded, which takes some seconds. " }, stop));
-  try {
-    showTest(await ask("/api/test", { sae: sae.sae, index: feature.index, text }, "test"));
-  } catch (error) {
-    sayFailure(result, error, runTest);
-  }
-}
-
-function showTest({ tokens, ids, values, note }) {
-  const all = tokens.map((piece, n) => ({ piece, id: ids[n], value: values[n], position: n + 1 }));
-  const fired = values.filter((value) => value > 0);
-  const top = Math.max(0, ...values);
-  const peak = fired.length ? values.indexOf(top) + 1 : null;
-  const said = fired.length
-    ? `Fires on ${fired.length} of ${tokens.length} tokens, at most ${number(top)}${feature.max ? `, ${number((100 * top) / feature.max)} % of its maximum` : ""}.`
-    : `Silent on all ${tokens.length} tokens.`;
-  pointOut(top);
-  const more = note ? ` Text ${note}.` : "";
-  result.replaceChildren(wholeStrip(all, feature.max || top, peak), element("p", { className: "note", textContent: said + more }));
-}
 
 // The narrowest run of bins that holds half of the firings, for the title.
 function middleHalf(counts) {
@@ -260,41 +113,16 @@ async function nameElsewhere() {
 const pieceElement = (piece) => element("span", { className: "piece" }, glyphs(piece));
 
 shares(document.getElementById("share"));
-document.getElementById("unfold")?.addEventListener("click", (event) => {
-  const open = event.target.getAttribute("aria-pressed") !== "true";
-  event.target.setAttribute("aria-pressed", String(open));
-  event.target.textContent = open ? "Fold all" : "Unfold all";
-  for (const entry of lines) toggle(entry, open);
-});
 const jump = document.getElementById("jump");
 jump.addEventListener("submit", (event) => {
   event.preventDefault();
   location.assign(address(`/sae/${sae.sae}/${jump.elements.index.value}`));
 });
-document.querySelector("main").addEventListener("click", onToken);
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") remember({ pin: null });
-});
-function startTest() {
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    unpin();
-    runTest();
-  });
-  form.elements.text.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey) return;
-    event.preventDefault();
-    form.requestSubmit();
-  });
-  form.elements.text.value = query.get("text") ?? query.get("defaulttesttext") ?? "";
-  if (form.elements.text.value) runTest();
-}
-
-if (host) drawExamples();
+drawExamples();
 if (document.getElementById("densities")) {
   if (feature.count) drawActivations();
   if (feature.logit_histogram.length) drawEffects();
   drawDensities();
   showRelated();
 }
-if (form) startTest();
+startTrial((top) => pointOut(top));

@@ -1,46 +1,33 @@
-// A label by hand, or found and scored by the server: for those who may write here.
+// A label by hand, for those who may write here; and the label that an address names, in its history.
 import { ask } from "./ask.js";
-import { data, sentence } from "./page.js";
+import { offerExplaining, post } from "./explaining.js";
+import { keep, kept } from "./habits.js";
 import { authorisation } from "./token.js";
 
 const form = document.getElementById("label");
-const said = document.getElementById("label-said");
-const KEY = "panscope-author";
-
-// Post to one of the feature's routes, then show what the notes hold now.
-async function post(route, body) {
-  const { sae, feature } = data().view;
-  try {
-    await ask(`/api/sae/${sae.sae}/feature/${feature.index}/${route}`, body);
-    location.reload();
-  } catch (error) {
-    if (error.name !== "AbortError") said.textContent = sentence(error);
-  }
-}
 
 function keepLabel(event) {
   event.preventDefault();
   const { text, author } = form.elements;
-  localStorage.setItem(KEY, author.value);
+  keep("author", author.value);
   post("labels", { text: text.value, author: author.value });
 }
 
-async function explain(route, button) {
-  button.disabled = true;
-  said.textContent = route === "explain" ? "Looking for what its examples have in common …" : "Scoring the label …";
-  await post(route, {});
-  button.disabled = false;
-}
-
 async function offerForm() {
-  form.elements.author.value = localStorage.getItem(KEY) ?? "";
+  form.elements.author.value = kept("author") ?? "";
   form.addEventListener("submit", keepLabel);
-  for (const route of ["explain", "rescore"]) {
-    const button = document.getElementById(route);
-    if (button) button.onclick = () => explain(route, button);
-  }
   const { accepted } = await ask("/api/writing");
   form.hidden = !accepted;
+  if (accepted) offerExplaining();
 }
 
+function showNamed() {
+  const place = /^#label-\d+$/.test(location.hash) ? document.getElementById(location.hash.slice(1)) : null;
+  const history = place?.closest("details");
+  if (!history) return;
+  history.open = true;
+  place.scrollIntoView({ block: "nearest" });
+}
+
+showNamed();
 if (form && authorisation().authorization) offerForm();

@@ -1,5 +1,6 @@
 // What every page has: keys, theme, tooltips, pieces of text with their blanks made visible.
 import { address } from "./address.js";
+import { keep } from "./habits.js";
 import { glyphs } from "./strip.js";
 import "./tip.js";
 import "./token.js";
@@ -7,9 +8,11 @@ import "./token.js";
 const PLACES = { s: "/", m: "/microscope", f: "/search", e: "/steer", c: "/contrast", n: "/notes", t: "/tour", p: "/progress", d: "/docs", h: "/help" };
 const THEMES = ["auto", "light", "dark"];
 let gone = 0;
+let read = null;
 
 export function data() {
-  return JSON.parse(document.getElementById("data").textContent);
+  read ??= JSON.parse(document.getElementById("data").textContent);
+  return read;
 }
 
 // Keep the page's state in its address, leaving out what has its usual value.
@@ -84,13 +87,9 @@ function showTheme(button) {
 function nextTheme(button) {
   const now = document.documentElement.dataset.theme ?? "auto";
   const next = THEMES[(THEMES.indexOf(now) + 1) % THEMES.length];
-  if (next === "auto") {
-    delete document.documentElement.dataset.theme;
-    localStorage.removeItem("panscope-theme");
-  } else {
-    document.documentElement.dataset.theme = next;
-    localStorage.setItem("panscope-theme", next);
-  }
+  if (next === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = next;
+  keep("theme", next);
   showTheme(button);
 }
 

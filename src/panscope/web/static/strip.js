@@ -76,6 +76,14 @@ export function foldedStrip(tokens, max, peak, width) {
   return rove(made);
 }
 
+// About three lines of `width` characters, the peak in the middle; breaks make them more.
+export function snippetStrip(tokens, max, peak, width) {
+  const at = tokens.findIndex((token) => token.position === peak);
+  const before = fitting(tokens.slice(0, at).reverse(), width * 1.5).length;
+  const after = fitting(tokens.slice(at + 1), width * 1.5).length;
+  return wholeStrip(tokens.slice(at - before, at + after + 1), max, peak);
+}
+
 // Width of a token in characters: its text, and 5 px of padding and gap at 8 px a character.
 function space(token) {
   return [...token.piece].length + 0.64;

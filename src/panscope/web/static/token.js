@@ -9,6 +9,10 @@ if (given) {
 }
 
 export function authorisation() {
-  const token = sessionStorage.getItem(KEY);
-  return token ? { authorization: `Bearer ${token}` } : {};
+  try {
+    const token = sessionStorage.getItem(KEY);
+    return token ? { authorization: `Bearer ${token}` } : {};
+  } catch {
+    return {}; // inside another site's page, where the browser keeps nothing
+  }
 }
