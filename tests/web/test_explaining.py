@@ -76,6 +76,13 @@ def test_what_can_be_chosen_is_said(writable: TestClient, monkeypatch: pytest.Mo
     assert "secret" not in answer.text and "http" not in answer.text
 
 
+def test_who_may_not_write_is_not_told_what_is_missing(
+    writable: TestClient, client: TestClient
+) -> None:
+    assert writable.get("/api/explainers", headers={"Authorization": ""}).status_code == 401
+    assert client.get("/api/explainers").status_code == 403
+
+
 def test_a_model_is_chosen_where_the_recipe_explains_by_rules(
     writable: TestClient, model: Model
 ) -> None:

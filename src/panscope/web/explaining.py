@@ -64,9 +64,12 @@ class RescoreRequest(BaseModel):
 EXPLAIN_AS_USUAL, RESCORE_AS_USUAL = ExplainRequest(), RescoreRequest()
 
 
-@router.get("/explainers")
+@router.get("/explainers", dependencies=[Depends(may_write)])
 def explainers(run: Run) -> Offer:
-    """Say who can explain features and judge labels here, and by which scorers."""
+    """Say who can explain features and judge labels here, and by which scorers.
+
+    To those who may write alone: what is missing may name an address within a house.
+    """
     config = explain.config_of(run.folder)
     missing = _missing(config)
     return Offer(

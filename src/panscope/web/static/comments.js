@@ -1,10 +1,10 @@
 // Comments on a feature: a form and buttons to remove for those who may write here.
 import { ask } from "./ask.js";
+import { keep, kept } from "./habits.js";
 import { data, sentence } from "./page.js";
 import { authorisation } from "./token.js";
 
 const place = document.getElementById("comments"); // absent where a page embeds this one
-const KEY = "panscope-author"; // as labels are signed
 
 async function done(request, button) {
   button.disabled = true; // or a second click writes it twice
@@ -22,7 +22,7 @@ function comment(event) {
   const { sae, feature } = data().view;
   const { text, author } = event.target.elements;
   const said = { text: text.value, author: author.value };
-  localStorage.setItem(KEY, author.value);
+  keep("author", author.value); // as labels are signed
   done(ask(`/api/sae/${sae.sae}/feature/${feature.index}/comments`, said), event.submitter);
 }
 
@@ -35,7 +35,7 @@ async function offerComments() {
   const { accepted } = await ask("/api/writing", null, "may comment");
   if (!accepted) return;
   const form = place.querySelector("form");
-  form.elements.author.value = localStorage.getItem(KEY) ?? "";
+  form.elements.author.value = kept("author") ?? "";
   form.addEventListener("submit", comment);
   for (const button of place.querySelectorAll("[data-remove]")) {
     button.hidden = false;
