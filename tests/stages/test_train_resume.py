@@ -51,6 +51,14 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
+@pytest.fixture(autouse=True)
+def _hears_sigint() -> Iterator[None]:
+    """What a shell runs in the background ignores SIGINT, and so would training."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[Event]]:
     """What an uninterrupted run writes, and what it says."""
