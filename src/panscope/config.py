@@ -59,6 +59,10 @@ def read_tree(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), found, "convert the file to UTF-8") from error
     except ValueError as error:  # of either form
         raise ConfigError(str(path), f"is not {form} ({error})", "correct that line") from error
+    except RecursionError as error:
+        raise ConfigError(
+            str(path), "is nested too deep", "write it as the docs have it"
+        ) from error
     if not isinstance(tree, dict):
         raise ConfigError(str(path), "is not a JSON object", "write its keys in braces")
     return tree

@@ -146,6 +146,8 @@ def test_an_export_holds_all_that_was_kept_of_a_sae_or_of_all(notes: Notes):
         part["lists"][1]["features"][0].items()
         >= {"sae": SAE, "index": 3, "remark": "clear"}.items()
     )
+    assert [one["index"] for one in whole["lists"][0]["features"]] == [4, 3]
+    assert export.exported(notes, "none")["lists"] == []
     assert (len(whole["comments"]), part["comments"]) == (1, [])
     assert len(part["bookmarks"]) == len(part["edits"]) == 1
 

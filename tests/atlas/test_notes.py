@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from panscope.atlas import database
 from panscope.atlas.labels import HUMAN, LABEL_CHARACTERS, Average, Label, Score
 from panscope.atlas.notes import Notes
 from panscope.atlas.tables import MIGRATIONS
@@ -378,6 +379,38 @@ def test_a_damaged_page_is_named(notes: Notes):
     notes.path.write_bytes(data)
     with pytest.raises(Corrupt, match="is damaged"):
         Notes.open(notes.path).labels(SAE, 3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"AUTOINC", b"AUT\xcfINC"), (b"rainfall", b"r\xffinfall")]
+)
+def test_damage_that_is_no_text_is_named(notes: Notes, old: bytes, new: bytes):
+    """In the tables' definitions SQLite's complaint repeats it, in a label it is what is read."""
+    notes.add(label("rainfall"))
+    notes.close()
+    notes.path.write_bytes(notes.path.read_bytes().replace(old, new))
+    with closing(Notes.reading(notes.path)) as reader, pytest.raises(Corrupt, match="is damaged"):
+        reader.labels(SAE, 3)
+
+
+@pytest.mark.parametrize("nth", [2, 3])
+def test_a_file_that_is_being_made_is_not_another_programs(tmp_path: Path, nth: int):
+    """Who asks for more than one thing would see one from before and one from after."""
+    path, asked = tmp_path / "notes.sqlite", []
+
+    class Connection(sqlite3.Connection):
+        def execute(self, *question):
+            asked.append(question)
+            if len(asked) == nth:
+                Notes.open(path).close()
+            return super().execute(*question)
+
+    path.touch()
+    with closing(sqlite3.connect(path, factory=Connection)) as connection:
+        assert database._version(path, connection) == 0
+        while len(asked) < nth:
+            version = database._version(path, connection)
+    assert version == len(MIGRATIONS)
 
 
 def test_words_keep_their_order_and_quotes():

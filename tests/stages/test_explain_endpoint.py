@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -337,8 +338,16 @@ def test_wrong_keys_models_and_settings_are_named_at_once(
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(ConfigError, match=r"run pip install 'panscope\[explain\]'"):
         connect(endpoint(model), tmp_path)
-    with pytest.raises(ConfigError, match="base_url is 'ftp://x'"):
-        Config.parse({"endpoint": {"base_url": "ftp://x"}}, "recipe")
+    for url in (
+        "ftp://x",
+        "http://[::1",
+        "http://x:99999/v1",
+        "http://x:a",
+        "http://:80",
+        "http://x:0",
+    ):
+        with pytest.raises(ConfigError, match=f"base_url is '{re.escape(url)}'"):
+            Config.parse({"endpoint": {"base_url": url}}, "recipe")
 
 
 def test_the_key_is_sent_and_written_nowhere(

@@ -1,7 +1,10 @@
+import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -73,6 +76,26 @@ def test_serve_announces_its_address_and_answers(
     thread.join(20)
     assert not thread.is_alive()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.15])
+def test_a_server_that_is_told_twice_to_stop_says_nothing(run_folder: Path, seconds: float) -> None:
+    command = [sys.executable, "-m", "panscope", "serve", str(run_folder), "--port", "0"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout and process.stderr
+        address = next(word for word in process.stdout.readline().split() if "http" in word)
+        assert urlopen(f"{address}/api/saes", timeout=20).status == 200
+        process.send_signal(signal.SIGINT)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == ""
 
 
 def test_a_small_answer_does_not_wait_for_an_acknowledgement() -> None:

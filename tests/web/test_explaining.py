@@ -190,6 +190,13 @@ def test_a_recipe_that_cannot_be_used_is_named(writable: TestClient) -> None:
         assert answer.status_code == 422 and "magic" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("recipe", ['{"explain": null}', '{"explain": []}', "[" * 100_000, "\xff"])
+def test_a_damaged_recipe_is_named(writable: TestClient, recipe: str) -> None:
+    (writable.app.state.run.folder / "recipe.json").write_text(recipe, encoding="latin-1")
+    for answer in (writable.get("/api/explainers"), writable.post(f"{FEATURE}/explain")):
+        assert answer.status_code == 422 and "recipe.json" in answer.json()["error"]["message"]
+
+
 def test_a_stop_ends_a_judgement(writable: TestClient) -> None:
     """The label keeps what it had; nothing half scored is left."""
     label, said = explained(writable, scorers=[]), []

@@ -113,9 +113,12 @@ def _opened(uri: str) -> sqlite3.Connection:
 
 def _version(path: Path, connection: sqlite3.Connection) -> int:
     """Return how many migrations a file has seen; refuse what is not ours, or is of later days."""
-    version = _format(connection)
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (n_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    # In one question: another process may be making the file between two.
+    row: tuple[int, int, int] = connection.execute(
+        "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)"
+        " FROM pragma_user_version, pragma_application_id"
+    ).fetchone()
+    version, application, n_tables = row
     if n_tables and application != APPLICATION:
         raise Unsupported(str(path), "is another program's database", "move it away")
     if version > len(MIGRATIONS):
@@ -154,8 +157,9 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what SQLite raises into one sentence."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
-        if type(error) is sqlite3.DatabaseError:
+    except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
+        # What is no UTF-8 may be a value, or words of the file in what SQLite says of it.
+        if type(error) in (sqlite3.DatabaseError, UnicodeDecodeError) or "UTF-8" in str(error):
             do = "move it away, or restore a copy"
             raise Corrupt(str(path), f"is damaged ({error})", do) from error
         found = f"could not be used ({error})"

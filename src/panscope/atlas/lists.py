@@ -106,12 +106,18 @@ class Lists:
 
     def exported(self, sae: str = "") -> list[dict[str, Any]]:
         """Return every list with its features, those of one Sae or all, as plain values."""
-        found = []
-        for one in self.names():
-            rows = [asdict(row) for row in self.features(one.name) if sae in ("", row.sae)]
-            features = [{key: row[key] for key in row if key != "list"} for row in rows]
-            found += [{"name": one.name, "features": features}] if features else []
-        return found
+        rows = self._database.rows(
+            f"SELECT list, sae, latent, remark, created, {SHOWN_TEXT} FROM listed AS kept"
+            " WHERE ? IN ('', sae)"
+            " ORDER BY (SELECT max(id) FROM listed WHERE list = kept.list) DESC, id DESC",
+            sae,
+        )
+        found: dict[str, list[dict[str, Any]]] = {}
+        for name, *row in rows:
+            feature = asdict(Listed(name, *row))
+            del feature["list"]
+            found.setdefault(name, []).append(feature)
+        return [{"name": name, "features": features} for name, features in found.items()]
 
     def saes(self) -> set[str]:
         """Name the Saes of which a feature is in a list."""

@@ -169,6 +169,7 @@ def serve(
         config = uvicorn.Config(
             app,
             log_level="warning",
+            lifespan="off",  # `_Server` stops the app; this is cut by a second ctrl-c, aloud
             access_log=False,
             timeout_graceful_shutdown=STOP_SECONDS,
         )

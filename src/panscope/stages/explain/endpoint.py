@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -39,6 +40,14 @@ class Endpoint(config.Config):
     """For a million tokens of answers."""
     most_dollars: Annotated[float, Field(ge=0)] | None = None
     """A run that has spent as much asks no more."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        """Refuse a host or port that cannot be one: ValueError says which."""
+        if not urlsplit(url).hostname or urlsplit(url).port == 0:
+            raise ValueError("name a host, and a port from 1 to 65535 or none")
+        return url
 
     @field_validator("more")
     @classmethod

@@ -84,7 +84,9 @@ def config_of(run: Path) -> Config:
     """
     path = run / "recipe.json"
     tree = config.read_tree(path) if path.is_file() else {}
-    return Config.parse(tree.get("explain", {}), str(path))
+    if not isinstance(section := tree.get("explain", {}), dict):
+        raise ConfigError(str(path), "explain is no section", "write its keys in braces")
+    return Config.parse(section, str(path))
 
 
 def embedding_of(run: Path) -> Endpoint:
