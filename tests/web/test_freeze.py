@@ -1,8 +1,10 @@
 """Frozen copies: every link leads to a file, what needs a server is left out, and says so."""
 
 import json
+import os
 import re
 import shutil
+import signal
 from contextlib import closing
 from pathlib import Path
 
@@ -118,6 +120,22 @@ def test_a_stopped_copy_goes_on_and_keeps_what_is_there(
     assert kept.read_text() == "kept"
     ours, whole = ({p.relative_to(top) for p in top.rglob("*")} for top in (out, copy))
     assert ours == whole
+
+
+def test_a_copy_that_ctrl_c_ends_is_not_told_of_a_page_that_failed(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    def emit(event: Event) -> None:
+        if isinstance(event, Advanced) and event.done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            freeze_run(run_folder, tmp_path / "copy", 2, emit)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / "copy" / "index.html").exists()
 
 
 def test_a_copy_is_made_anew_once_the_run_has_other_labels(

@@ -148,6 +148,8 @@ async def _get(app: ASGIApp, path: str) -> str:
     scope |= {"path": unquote(plain), "query_string": query.encode()}
     scope |= {"headers": [], "root_path": "", "scheme": "http"}
     await app({**scope, "server": ("localhost", 80), "client": None}, receive, send)
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError  # ctrl-c, which the gate has answered as a server that stops
     if status != 200:
         raise PanscopeError(path, f"answered {status}", "open it with panscope serve to see why")
     return body.decode()
