@@ -67,7 +67,9 @@ def test_the_features_of_a_list_come_in_windows_with_their_labels(notes: Notes):
     assert notes.lists.features("months", 10**30, -5) == notes.lists.features("months")
 
 
-@pytest.mark.parametrize("name", ["", " \n", "x" * (NAME_CHARACTERS + 1), *NO_TEXT])
+@pytest.mark.parametrize(
+    "name", ["", " \n", "\u200b\u202e", "\u00ad", "\x1b", "x" * (NAME_CHARACTERS + 1), *NO_TEXT]
+)
 def test_what_is_no_name_of_a_list_is_refused(notes: Notes, name: str):
     with pytest.raises(ConfigError, match="the name of a list"):
         notes.lists.put(name, SAE, 3)
@@ -246,3 +248,10 @@ def test_what_pages_ask_is_in_an_index(notes: Notes, sql: str, index: str):
         plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", ("x",) * sql.count("?")).fetchall()
     said = " ".join(row[-1] for row in plan)
     assert index in said and "SCAN" not in said and "TEMP" not in said
+
+
+def test_names_that_look_alike_in_two_spellings_are_one_list(notes: Notes):
+    notes.lists.put("e\u0301te\u0301", SAE, 3)
+    notes.lists.put("\u00e9t\u00e9", SAE, 4)
+    assert notes.lists.names() == [FeatureList("\u00e9t\u00e9", 2)]
+    assert notes.lists.count("e\u0301te\u0301") == 2

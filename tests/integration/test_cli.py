@@ -230,15 +230,16 @@ def test_lists_and_comments_are_listed_and_exported(panscope: Command, noted: Pa
     with closing(Notes.open(noted / "notes.sqlite")) as notes:
         notes.lists.put(name, sae, 3, "not [May]")
         notes.lists.put("dates", sae, 4)
-        notes.comments.add(sae, 3, "fires on [June]", "Ada")
+        notes.comments.add(sae, 3, "fires on [June]", "Ada\x1b]0;title\x07\x9b31m")
     whole = panscope("notes", noted).output
     assert "months [of] the year" in whole and whole.count("x") == 70, "whole names"
+    assert not {"\x1b", "\x07", "\x9b"} & set(whole), "a terminal would obey them"
     assert "fires on [June]" in " ".join(whole.split()) and "not [May]" not in whole
     one = panscope("notes", noted, "--list", name).output
     assert f"{sae}:3" in one and "not [May]" in one and f"{sae}:4" not in one
     exported = json.loads(panscope("notes", noted, "--json").output)
     assert exported["lists"][0]["name"] == "dates"
-    assert exported["comments"][0]["author"] == "Ada"
+    assert exported["comments"][0]["author"].startswith("Ada\x1b")
     listed = json.loads(panscope("notes", noted, "--json", "--list", "dates").output)
     assert listed == {"lists": exported["lists"][:1]}
     wrong = panscope("notes", noted, "--list", "date")

@@ -118,13 +118,15 @@ def refuse_unfit_edits(name: str, edits: str) -> None:
 
 
 def refuse_unfit_text(what: str, text: str, limit: int) -> None:
-    """Raise ConfigError for a text that is empty, too long or no text."""
+    """Raise ConfigError for a text that shows nothing, is too long or no text."""
     if not text.strip():
         raise ConfigError(what, "is empty", "write a word or more")
     if len(text) > limit:
         raise ConfigError(what, f"has {len(text):,} characters", f"keep to {limit:,}")
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise ConfigError(what, "holds a character that is none", "leave it out")
+    if not any(character.isprintable() for character in text.strip()):
+        raise ConfigError(what, "holds nothing that can be seen", "write a word or more")
 
 
 def _refuse_no_json(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from typing import Any
+from unicodedata import normalize
 
 from panscope.atlas.database import Database, now
 from panscope.atlas.labels import LARGEST, latent_of, refuse_unfit_text, window_of
@@ -125,11 +126,11 @@ class Lists:
 
 
 def name_of(text: str) -> str:
-    """Return the name of a list as it is kept: its blanks as pages show them.
+    """Return the name of a list as it is kept: its blanks as pages show them, é as one character.
 
     >>> name_of(" months  of the year ")
     'months of the year'
     """
-    name = " ".join(text.split())
+    name = normalize("NFC", " ".join(text.split()))
     refuse_unfit_text("the name of a list", name, NAME_CHARACTERS)
     return name

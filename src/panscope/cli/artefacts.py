@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 from rich.table import Table
-from rich.text import Text
 
 from panscope import files
 from panscope.cli.tables import manifest_table, metrics_table
-from panscope.cli.terminal import ERR, FOLDER, OUT
+from panscope.cli.terminal import ERR, FOLDER, OUT, plain
 from panscope.place import Place
 
 
@@ -57,7 +56,7 @@ def search(run: Path, text: str, sae: str, limit: int, by: str) -> None:
     table.add_column("feature", justify="right")
     table.add_column("label")
     for hit in found:
-        table.add_row(hit.label.sae, str(hit.label.index), Text(hit.label.text))
+        table.add_row(hit.label.sae, str(hit.label.index), plain(hit.label.text))
     OUT.print(table)
 
 

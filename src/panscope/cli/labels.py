@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from panscope.cli.tables import two_digits
-from panscope.cli.terminal import FOLDER, OUT
+from panscope.cli.terminal import FOLDER, OUT, plain
 from panscope.errors import ConfigError
 
 DIGITS = 20  # of the largest index that notes can hold, and one more
@@ -77,9 +77,9 @@ def _labels_table(found: Sequence[Any]) -> Table:
     for name in scorers:
         table.add_column(name, justify="right", min_width=10)
     for label in found:
-        by = Text(f"{label.author}, {label.method}")
+        by = plain(f"{label.author}, {label.method}")
         scores = (_scores(label, scorer) for scorer in scorers)
-        table.add_row(label.created[:10], by, Text(label.text), *scores)
+        table.add_row(label.created[:10], by, plain(label.text), *scores)
     return table
 
 
@@ -89,7 +89,7 @@ def _scores(label: Any, scorer: str) -> Text:
     for one in (score for score in label.scores if score.scorer == scorer):
         by = [] if one.author in ("", label.author) else [f"by {one.author}"]
         lines += [f"{two_digits(one.value)}/{two_digits(one.baseline)}", *by]
-    return Text("\n".join(lines))
+    return plain("\n".join(lines))
 
 
 def _print_windows(atlas: Any, label: Any) -> None:
@@ -101,13 +101,13 @@ def _print_windows(atlas: Any, label: Any) -> None:
     for score in judged(label, feature, Contexts(atlas)):
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.title_justify, by = "left", f" by {score.author}" if score.author else ""
-        table.title = Text(f"{score.scorer}{by}: {label.text}")
+        table.title = plain(f"{score.scorer}{by}: {label.text}")
         for name in ("", "said", "is", "window"):
             table.add_column(name)
         for one in score.judgements:
             told = _told(one, atlas.pieces)
             is_true = "yes" if one.true else "no"
-            table.add_row(_sign(one), Text(told), is_true, Text(_window(one, atlas.pieces)))
+            table.add_row(_sign(one), plain(told), is_true, plain(_window(one, atlas.pieces)))
         OUT.print(table)
         if not score.judgements:
             lost = "are of an atlas made before this one" if score.n_lost else "were not kept"

@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 from rich.table import Table
-from rich.text import Text
 
-from panscope.cli.terminal import FOLDER, OUT
+from panscope.cli.terminal import FOLDER, OUT, plain
 from panscope.edits import described, parse_all
 
 Rows = Sequence[dict[str, Any]]
@@ -68,8 +67,8 @@ def _bookmarks_table(bookmarks: Rows) -> Table:
     """List bookmarked features, a row each."""
     table = _kept_table("bookmarked", "feature", "label")
     for mark in bookmarks:
-        feature = Text(f"{mark['sae']}:{mark['index']}")
-        table.add_row(mark["created"][:10], feature, Text(mark["label"]))
+        feature = plain(f"{mark['sae']}:{mark['index']}")
+        table.add_row(mark["created"][:10], feature, plain(mark["label"]))
     return table
 
 
@@ -78,7 +77,7 @@ def _edits_table(saved: Rows) -> Table:
     table = _kept_table("saved", "name", "edits")
     for one in saved:
         lines = "\n".join(map(described, parse_all(one["edits"])))
-        table.add_row(one["created"][:10], Text(one["name"]), Text(lines))
+        table.add_row(one["created"][:10], plain(one["name"]), plain(lines))
     return table
 
 
@@ -86,7 +85,7 @@ def _lists_table(lists: Rows) -> Table:
     """Name lists, a row each, with how many features are in them."""
     table = _kept_table("list", "features")
     for one in lists:
-        table.add_row(Text(one["name"]), str(len(one["features"])))
+        table.add_row(plain(one["name"]), str(len(one["features"])))
     return table
 
 
@@ -94,8 +93,8 @@ def _features_table(features: Rows) -> Table:
     """List the features of a list, a row each."""
     table = _kept_table("put in", "feature", "label", "remark")
     for one in features:
-        feature = Text(f"{one['sae']}:{one['index']}")
-        table.add_row(one["created"][:10], feature, Text(one["label"]), Text(one["remark"]))
+        feature = plain(f"{one['sae']}:{one['index']}")
+        table.add_row(one["created"][:10], feature, plain(one["label"]), plain(one["remark"]))
     return table
 
 
@@ -103,8 +102,8 @@ def _comments_table(comments: Rows) -> Table:
     """List comments, a row each."""
     table = _kept_table("written", "feature", "comment", "by")
     for one in comments:
-        feature = Text(f"{one['sae']}:{one['index']}")
-        table.add_row(one["created"][:10], feature, Text(one["text"]), Text(one["author"]))
+        feature = plain(f"{one['sae']}:{one['index']}")
+        table.add_row(one["created"][:10], feature, plain(one["text"]), plain(one["author"]))
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from panscope.allocator import keep_freed_memory
 from panscope.config import recipe_tree
@@ -17,6 +18,7 @@ from panscope.events import Bars
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
+OBEYED = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -48,9 +50,18 @@ class Verbs(click.Group):
         return list(self.commands)
 
 
+def plain(text: str) -> Text:
+    r"""Lay out what people, models and files say; a terminal would obey characters of control.
+
+    >>> plain("a\x1b[31m label").plain
+    'a�[31m label'
+    """
+    return Text(text.translate(OBEYED))
+
+
 def _end(error: PanscopeError) -> NoReturn:
     ERR.print("error:", style="bold red", end=" ")
-    ERR.print(str(error), markup=False, soft_wrap=True)
+    ERR.print(plain(str(error)), soft_wrap=True)
     sys.exit(error.exit_code)
 
 
