@@ -448,6 +448,8 @@ def test_what_is_shown_to_the_explainer_is_never_asked_about(
         ("LABEL: months", "months"),
         ("LABEL: a\nLABEL: **b**", "b"),
         ("LABEL:", None),
+        ("\n" * 200_000 + "LABEL: a", "a"),
+        ("*" * 200_000, None),
         ("LABEL: ...", None),
         ("LABEL: a\0b \ud800c\x1b[31m", "a b c [31m"),
         ("label: months", "months"),
@@ -463,7 +465,35 @@ def test_labels_are_read(answer: str, label: str | None):
     assert label_in(answer) == label
 
 
+@pytest.mark.parametrize("url", ["http://\u00ad/v1", "http://a\x01b/v1"])
+def test_an_address_that_cannot_be_asked_is_named(tmp_path: Path, url: str):
+    with pytest.raises(ConfigError, match="base_url is none"):
+        connect(Endpoint(base_url=url, model="a"), tmp_path)
+
+
+def test_a_host_that_none_can_be_has_no_answer(tmp_path: Path):
+    endpoint = Endpoint(base_url=f"http://{'a' * 300}/v1", model="a", tries=1)
+    with closing(connect(endpoint, tmp_path)) as client:
+        assert client.ask(()) is None and client.spent.why
+
+
+def test_a_key_that_cannot_be_sent_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("A_KEY", "clé")
+    with pytest.raises(ConfigError, match="the key is not ASCII; correct A_KEY"):
+        connect(Endpoint(model="a", key_variable="A_KEY"), tmp_path)
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b"<style>" * 200_000, b"\xff" * 9])
+def test_what_is_made_to_be_hard_to_read_is_no_answer(tmp_path: Path, body: bytes):
+    with serving(lambda number, request: Reply(body=body)) as model:
+        endpoint = Endpoint(base_url=model.url, model="a", tries=1)
+        with closing(connect(endpoint, tmp_path)) as client:
+            assert client.ask(()) is None
+            assert "is no answer" in client.spent.why
+
+
 def test_answers_of_another_shape_are_none():
+    assert strengths_in('{"1' + "0" * 5_000 + '": 1}', 3) is None
     assert yes_or_no_in("[1, 0, 2]", 3) is None
     assert yes_or_no_in("[0, 0, 0] no: [1, 0, 1]", 3) == [True, False, True]
     assert yes_or_no_in("```json\n[true, false,\n true,]\n```", 3) == [True, False, True]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 # Templates that open the thought themselves leave only its end; one cut off has only a beginning.
 THOUGHT = re.compile(r"^.*</think(?:ing)?>|<think(?:ing)?>.*$", re.DOTALL | re.IGNORECASE)
 REASON_CHARACTERS = 200
+READ_CHARACTERS = 20_000  # of what a server sent instead of an answer
 
 
 class Usage(NamedTuple):
@@ -53,7 +54,9 @@ def reason_in(text: str) -> str:
     >>> reason_in("<html><head><style>p {}</style></head><h1>502</h1>\\nBad Gateway</html>")
     '502 Bad Gateway'
     """
-    shown = re.sub(r"<(style|script)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL)
+    shown = re.sub(
+        r"<(style|script)\b.*?</\1>|<[^>]*>", " ", text[:READ_CHARACTERS], flags=re.DOTALL
+    )
     return " ".join(shown.split())[:REASON_CHARACTERS]
 
 

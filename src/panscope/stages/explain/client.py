@@ -131,7 +131,7 @@ class Client:
         sent = self.dialect.spoken(body)
         try:
             response = self._posted(route, sent)
-        except httpx2.HTTPError as error:  # no connection, too slow, torn
+        except (httpx2.HTTPError, UnicodeError) as error:  # no connection or host, too slow, torn
             raise Passing(f"{type(error).__name__}: {error}") from error
         status, reason = response.status_code, answer.reason_in(response.text)
         if status == 200:
@@ -177,7 +177,7 @@ class Client:
                 self.spent.tokens_in += usage.tokens_in
                 self.spent.tokens_out += usage.tokens_out
             found = read(tree)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             sent = answer.reason_in(response.text)
             raise Passing(f"what the server sent is no answer: {sent}") from error
         with self.lock:
@@ -198,7 +198,7 @@ class Client:
 
         try:
             return [str(model["id"]) for model in self.http.get("/models").json()["data"]]
-        except (httpx2.HTTPError, ValueError, LookupError, TypeError):
+        except (httpx2.HTTPError, ValueError, LookupError, TypeError, RecursionError):
             return []
 
     def _count_failure(self, why: str) -> None:
@@ -235,16 +235,22 @@ def key_for(endpoint: Endpoint) -> str:
 def connect(endpoint: Endpoint, kept: Path, closing: Event | None = None) -> Client:
     """Make a client, which is closed by `closing` too.
 
-    Raises ConfigError as `key_for` does.
+    Raises ConfigError as `key_for` does, and for an address or a key that cannot be sent.
     """
     key = key_for(endpoint)
     import httpx2
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    limits = httpx2.Limits(max_connections=endpoint.at_once)
-    http = httpx2.Client(
-        base_url=endpoint.base_url, headers=headers, timeout=endpoint.timeout_seconds, limits=limits
-    )
+    seconds, limits = endpoint.timeout_seconds, httpx2.Limits(max_connections=endpoint.at_once)
+    try:
+        http = httpx2.Client(
+            base_url=endpoint.base_url, headers=headers, timeout=seconds, limits=limits
+        )
+    except httpx2.InvalidURL as error:
+        raise ConfigError("explain", f"base_url is none ({error})", "correct it") from error
+    except UnicodeError as error:
+        do = f"correct {endpoint.key_variable}"
+        raise ConfigError("explain", "the key is not ASCII", do) from error
     closing = closing or Event()
     return Client(endpoint, KeptAnswers(kept), http, closing.wait, closing)
 
@@ -253,5 +259,5 @@ def _tree(response: Any) -> Any:
     """Read what a refusal says; None where it is no JSON."""
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -43,7 +43,9 @@ def label_in(answer: str) -> str | None:
     >>> label_in("They are months.\\nLABEL: names of months")
     'names of months'
     """
-    found = re.findall(r"^\W*label\W*:[\s*_]*(.+)", answer, re.IGNORECASE | re.MULTILINE)
+    # What stands before the word stays on its line: or many empty lines would take a minute.
+    line = r"^[^\w\n]*label[^\w\n]*:[\s*_]*(.+)"
+    found = re.findall(line, answer, re.IGNORECASE | re.MULTILINE)
     printed = "".join(c if c.isprintable() else " " for c in found[-1]) if found else ""
     label = _bare(" ".join(printed.split()))[:LABEL_CHARACTERS].rstrip()
     return label if any(character.isalnum() for character in label) else None
@@ -109,7 +111,7 @@ def strengths_in(answer: str, n: int) -> list[float] | None:
     [0.0, 8.0, 10.0, 0.0]
     """
     found = re.findall(r"\{([^{}]*)\}", answer)
-    pair = r'\s*"?(\d+)"?\s*:\s*"?(\d+(?:\.\d+)?)"?\s*'
+    pair = r'\s*"?(\d{1,9})"?\s*:\s*"?(\d+(?:\.\d+)?)"?\s*'
     if not found or not re.fullmatch(rf"(?:{pair},)*(?:{pair})?\s*", found[-1]):
         return None
     told = {int(i): float(value) for i, value in re.findall(pair, found[-1])}
