@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from panscope.sites import Site
 from panscope.stages import train
 from panscope.stages.train import checkpoint, pace, sweep
 from panscope.stages.train.guard import Guard, check_weights
+from panscope.stages.train.loop import SCALE_BATCHES
 from panscope.stages.train.objective import Config, Saes, Schedule
 from panscope.stages.train.stop import listening
 from panscope.stages.train.watch import Aim, Reading, Watch, problems
@@ -95,6 +97,24 @@ def stopped_at(out: Path, step: int, number: int = signal.SIGTERM) -> Interrupte
     with pytest.raises(Interrupted) as stopped:
         run(out, batches=sending(number, step))
     return stopped.value
+
+
+def test_batches_are_let_go_once_they_are_trained_on(tmp_path: Path):
+    """Also the first ones, from which scales are made: of a large suite they are gigabytes."""
+    alive: dict[int, int] = {}
+
+    def stream(first: int, sites: tuple[Site, ...]) -> Iterator[dict[Site, Tensor]]:
+        given = []
+        for step, batch in enumerate(batches_from(first, sites), first + 1):
+            copies = {site: part.clone() for site, part in batch.items()}
+            given.append(weakref.ref(next(iter(copies.values()))))
+            yield copies
+            del copies
+            alive[step] = sum(ref() is not None for ref in given)
+
+    run(tmp_path, batches=stream)
+    assert len(alive) >= N_STEPS - 1
+    assert max(alive[step] for step in alive if step > SCALE_BATCHES) == 1, "the one in hand"
 
 
 # Killed

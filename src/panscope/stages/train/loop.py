@@ -89,7 +89,7 @@ class Pass:
             guard, floor = self._guard(first), self._floor(first[0])
             members = bank.begin(self.work.config, self.specs, first, self.group)
             found = checkpoint.read(self.folder, self.key, self.work.warn, self.group)
-            batches = itertools.chain(first, stream)
+            batches = _all_of(first, stream)
             del first  # each batch is let go once it is trained on
             if found is None:
                 return self._trained_on(batches, members, guard, Pace(floor, 0))
@@ -201,6 +201,16 @@ class Pass:
     def _of_bank(self) -> str:
         n_banks = len(self.work.banks)
         return f" of bank {self.number + 1} of {n_banks}" if n_banks > 1 else ""
+
+
+def _all_of(first: list[Batch], rest: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield batches that were looked at, then the others; `itertools.chain` would keep the first.
+
+    They may be many sites wide: of a suite of Gemma's size four are gigabytes.
+    """
+    while first:
+        yield first.pop(0)
+    yield from rest
 
 
 def _facts(member: Member, n_tokens: int) -> dict[str, object]:
