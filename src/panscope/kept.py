@@ -54,6 +54,12 @@ class Current(Generic[Value]):
                 self._value, self._made_of = make(), made_of
             return self._value
 
+    def drop(self) -> bool:
+        """Let go of the value; say whether there was one."""
+        with self._lock:
+            there, self._value = self._value is not None, None
+            return there
+
 
 def marks(path: Path) -> tuple[int, ...]:
     """Return what changes when a file is written over; nothing if it is not there."""

@@ -1,5 +1,6 @@
 """Live tests with the pocket model, and Saes whose latents can be computed by hand."""
 
+import gc
 import os
 import shutil
 import weakref
@@ -155,6 +156,16 @@ def test_a_model_is_gone_before_another_is_loaded(
     os.utime(run.folder / "suite" / MANIFEST)
     assert run.live._model.lm is not None  # type: ignore[attr-defined]
     assert left == [None]
+
+
+def test_the_model_of_a_run_that_is_closed_is_gone_at_once(real_run: Path) -> None:
+    run = RunFolder(real_run)
+    run.close()
+    model = weakref.ref(run.live._model.lm)  # type: ignore[attr-defined]
+    run.close()
+    assert model() is None
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+    gc.unfreeze()
 
 
 def resealed(real_run: Path, tmp_path: Path, **facts: object) -> Path:

@@ -13,6 +13,7 @@ from panscope.errors import NotFound
 from panscope.events import Advanced, Started, to_jsonl
 from panscope.web import pages, runs
 from panscope.web.app import create_app, create_runs_app, serve
+from panscope.web.run import RunFolder
 
 SAE, NAME = SAES[2], "second run"
 
@@ -121,6 +122,18 @@ def test_few_runs_are_open_at_once(folder: Path) -> None:
         opened.app(name)
     assert made == ["first", NAME, "at_work", "broken"]
     assert len(opened._open) == runs.N_OPEN
+
+
+def test_a_run_that_is_closed_lets_its_model_go(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(RunFolder, "close", lambda run: closed.append(run.folder.name))
+    monkeypatch.setattr(runs, "N_OPEN", 1)
+    opened = runs.Runs(folder, create_app)
+    for name in ("first", NAME, "first"):
+        opened.app(name)
+    assert closed == ["first", NAME]
 
 
 def test_a_folder_without_runs_is_refused(folder: Path) -> None:

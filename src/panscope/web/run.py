@@ -78,6 +78,12 @@ class RunFolder:
         self.explaining.close()
         self.background.cancel()
 
+    def close(self) -> None:
+        """Let go of the model: what was made within `nothing_collected` is not found otherwise."""
+        if self._live.drop():
+            with nothing_collected():
+                free_frozen()
+
     @property
     def at_work(self) -> bool:
         """Whether a command, the model or the explainer is at work, which a stop must end."""

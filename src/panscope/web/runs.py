@@ -77,6 +77,7 @@ class Runs:
         for name, app in self._open.items():
             if name != kept and not app.state.run.at_work:
                 del self._open[name]
+                app.state.run.close()
                 return
 
     def stop(self) -> None:
