@@ -1,4 +1,5 @@
 import json
+import shutil
 import sqlite3
 import threading
 from contextlib import closing
@@ -411,6 +412,25 @@ def test_a_file_that_is_being_made_is_not_another_programs(tmp_path: Path, nth: 
         while len(asked) < nth:
             version = database._version(path, connection)
     assert version == len(MIGRATIONS)
+
+
+def test_what_a_killed_writer_left_half_done_is_read_as_it_was_before(notes: Notes, tmp_path: Path):
+    """Its journal must be played back, which SQLite lets no reader do."""
+    notes.add(label("before"))
+    notes.close()
+    left = tmp_path / "left.sqlite"
+    with closing(sqlite3.connect(notes.path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA journal_mode = DELETE")
+        writer.execute("PRAGMA cache_size = 1")  # so that it reaches the file before its end
+        writer.execute("BEGIN")
+        writer.execute("UPDATE labels SET text = 'half'")
+        for _ in range(12):
+            writer.execute("INSERT INTO edits VALUES (hex(randomblob(9)), 'a', zeroblob(9999), '')")
+        for end in ("", "-journal"):
+            shutil.copy(f"{notes.path}{end}", f"{left}{end}")
+    with closing(Notes.reading(left)) as reader:
+        assert [one.text for one in reader.labels(SAE, 3)] == ["before"]
+        assert reader.saved.n_names() == 0
 
 
 def test_words_keep_their_order_and_quotes():

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
@@ -95,13 +95,28 @@ def connected_for_reading(path: Path) -> sqlite3.Connection | None:
     """Connect for reading if there is a file that someone has finished making."""
     if not path.is_file():
         return None
-    connection = _opened(f"{path.resolve().as_uri()}?mode=ro")
+    connection = _readable(path.resolve().as_uri())
     if (version := _version(path, connection)) == 0:
         connection.close()
         return None
     for since, name, rows in EARLIER:
         if version < since:
             connection.execute(f"CREATE TEMP VIEW {name} AS {rows}")
+    return connection
+
+
+def _readable(uri: str) -> sqlite3.Connection:
+    """Open for reading; what a killed writer left half done is taken back, as only a writer can."""
+    connection = _opened(f"{uri}?mode=ro")
+    try:
+        _format(connection)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise
+        with closing(_opened(f"{uri}?mode=rw")) as writer:
+            _format(writer)
+        connection = _opened(f"{uri}?mode=ro")
     return connection
 
 
