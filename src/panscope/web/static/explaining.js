@@ -1,7 +1,7 @@
 // A label found or scored by the server: by whom and by which scorers is chosen here, of what it offers.
 import { ask } from "./ask.js";
 import { keep, kept } from "./habits.js";
-import { data, element, sentence } from "./page.js";
+import { element, ofFeature, sentence } from "./page.js";
 
 const said = document.getElementById("label-said");
 const how = document.getElementById("how");
@@ -12,9 +12,8 @@ let chosen = {}; // as the API takes it; empty for what the run's recipe says
 
 // Post to one of the feature's routes, then show what the notes hold.
 export async function post(route, body) {
-  const { sae, feature } = data().view;
   try {
-    const label = await ask(`/api/sae/${sae.sae}/feature/${feature.index}/${route}`, body);
+    const label = await ask(ofFeature(route), body);
     history.replaceState(null, "", location.pathname + location.search + (willBeTitle(label) ? "" : `#label-${label.id}`));
     location.reload();
   } catch (error) {
