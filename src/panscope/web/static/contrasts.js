@@ -122,5 +122,5 @@ form.addEventListener("input", () => ["a", "b"].forEach(showCount));
 for (const input of form.querySelectorAll("[data-into]")) input.onchange = () => fill(input);
 stop.onclick = cancel;
 ["a", "b"].forEach(showCount);
-await offerForm();
+offerForm();
 look();
