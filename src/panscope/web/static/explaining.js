@@ -4,8 +4,8 @@ import { keep, kept } from "./habits.js";
 import { element, ofFeature, sentence } from "./page.js";
 
 const said = document.getElementById("label-said");
-const how = document.getElementById("how");
-const choices = document.getElementById("how-choices");
+const who = document.getElementById("who");
+const choices = document.getElementById("who-choices");
 const RULES = "rules";
 let offer = null;
 let chosen = {}; // as the API takes it; empty for what the run's recipe says
@@ -59,7 +59,7 @@ function score(button, body) {
 
 function open(isOpen) {
   choices.hidden = !isOpen;
-  how.setAttribute("aria-expanded", String(isOpen));
+  who.setAttribute("aria-expanded", String(isOpen));
 }
 
 const nameOf = (by) => (by === "endpoint" ? offer.model : by);
@@ -67,7 +67,7 @@ const nameOf = (by) => (by === "endpoint" ? offer.model : by);
 function say() {
   const { by, scorers } = chosen;
   const all = scorers.length === offer.scorers.length ? "" : `, ${scorers.join(" and ") || "without a score"}`;
-  how.textContent = `by ${nameOf(by)}${all}`;
+  who.textContent = `by ${nameOf(by)}${all}`;
 }
 
 function choose() {
@@ -103,8 +103,8 @@ async function offerChoices() {
   chosen = before();
   drawChoices();
   say();
-  how.hidden = false;
-  how.onclick = () => open(choices.hidden);
+  who.hidden = false;
+  who.onclick = () => open(choices.hidden);
 }
 
 export function offerExplaining() {
