@@ -90,10 +90,8 @@ def explain_feature(
     It gets the scores that it lacks. An endpoint is asked less patiently than on the command line.
     """
     run.catalogue.check(sae, index)
-    config = _config(run, request.by)
-    scorers = _in_order(request.scorers, config)
-    with _desk(run, config) as desk:
-        return explain.explain_one(desk, sae, index, scorers)
+    with _desk(run, request) as desk:
+        return explain.explain_one(desk, sae, index)
 
 
 @router.post("/sae/{sae:path}/feature/{index}/rescore", dependencies=[Depends(may_write)])
@@ -106,10 +104,8 @@ def rescore(run: Run, sae: str, index: int, request: RescoreRequest = RESCORE_AS
         label = _persons(run, sae, index)
     else:
         label = label_by_id(run, sae, index, request.label)
-    config = _config(run, request.by)
-    scorers = _in_order(request.scorers, config)
-    with _desk(run, config) as desk:
-        return explain.score_one(desk, label, scorers)
+    with _desk(run, request) as desk:
+        return explain.score_one(desk, label)
 
 
 def _persons(run: RunFolder, sae: str, index: int) -> Label:
@@ -122,11 +118,13 @@ def _persons(run: RunFolder, sae: str, index: int) -> Label:
 
 
 @contextmanager
-def _desk(run: RunFolder, config: explain.Config) -> Iterator[explain.Desk]:
+def _desk(run: RunFolder, request: ExplainRequest | RescoreRequest) -> Iterator[explain.Desk]:
     """Take the turn at the explainer: one feature at a time."""
+    config = _config(run, request.by)
+    scorers = _in_order(request.scorers, config)
     atlas, answers = Atlas(run.folder / "atlas"), run.folder / "answers"
     with run.explaining.take() as ending, run.open_notes() as notes:
-        yield explain.Desk(config, atlas, notes, answers, ending)
+        yield explain.Desk(config, scorers, atlas, notes, answers, ending)
 
 
 def _config(run: RunFolder, by: explain.By | None) -> explain.Config:
