@@ -106,7 +106,7 @@ def test_what_is_empty_is_hidden_from_who_only_reads(writable: TestClient) -> No
     html = writable.get(PAGE).text
     assert re.search('<section id="comments"[^>]* hidden>', html)
     assert not re.search('<section id="lists"[^>]* hidden>', html)
-    forms = html[html.index('<section id="lists"') :].partition("<aside")[0]
+    forms = html[html.index('<section id="lists"') :].partition('id="logits-title"')[0]
     assert forms.count("<form ") == forms.count('<form class="controls" hidden>') == 2
     embedded = writable.get(PAGE, params={"embed": "true"}).text
     assert 'id="lists"' not in embedded and 'id="comments"' not in embedded
