@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from tests.stages.loopback import Model, Reply, serving
-from tests.web.conftest import SAES
+from tests.web.conftest import SAES, TOKEN
 from tests.web.fixture_run import FakeLive, build
 
 from panscope.web.app import create_app
 
-SAE, TOKEN = SAES[2], "0123456789abcdef"
+SAE = SAES[2]
 FEATURE = f"/api/sae/{SAE}/feature/0"
 GIVEN = {"authorization": f"Bearer {TOKEN}"}
 AS_JSON = {"content-type": "application/json"}
