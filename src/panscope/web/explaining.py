@@ -27,28 +27,27 @@ ANSWER_SECONDS = 30.0  # of a language model, for one question
 router = APIRouter(prefix="/api", tags=["labels"], responses=FAILURES)
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What may be chosen here: who explains and judges, by which scorers; the recipe's own choice.
-
-    `explainers` has `endpoint` where the recipe names one that can be asked; `model` is its name,
-    `missing` says otherwise what it lacks.
-    """
-
-    explainers: tuple[explain.By, ...]
-    scorers: tuple[explain.Scorer, ...]
-    usual_explainer: explain.By
-    usual_scorers: tuple[explain.Scorer, ...]
-    model: str
-    missing: str
-
-
 class ExplainRequest(BaseModel):
     """Who finds the label, and by which scorers it is scored; as the recipe says where unsaid."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     by: explain.By | None = None
     scorers: Annotated[tuple[explain.Scorer, ...], Field(max_length=3)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What may be chosen here: who explains and judges, and by which scorers.
+
+    `usual` is the recipe's own choice. `by` has `endpoint` where the recipe names one that can be
+    asked; `model` is its name, `missing` says otherwise what it lacks.
+    """
+
+    by: tuple[explain.By, ...]
+    scorers: tuple[explain.Scorer, ...]
+    usual: ExplainRequest
+    model: str
+    missing: str
 
 
 class RescoreRequest(BaseModel):
@@ -72,10 +71,9 @@ def explainers(run: Run) -> Offer:
     config = explain.config_of(run.folder)
     missing = _missing(config)
     return Offer(
-        explainers=("rules",) if missing else ("rules", "endpoint"),
+        by=("rules",) if missing else ("rules", "endpoint"),
         scorers=explain.SCORERS,
-        usual_explainer=config.by,
-        usual_scorers=config.scorers,
+        usual=ExplainRequest(by=config.by, scorers=config.scorers),
         model="" if missing else config.endpoint.model,
         missing=missing,
     )

@@ -83,12 +83,12 @@ function before() {
   try {
     known = JSON.parse(kept("explaining"));
   } catch {} // it is not of ours
-  const { by, scorers } = { by: offer.usual_explainer, scorers: offer.usual_scorers, ...known };
-  return { by: offer.explainers.includes(by) ? by : RULES, scorers: offer.scorers.filter((scorer) => [scorers].flat().includes(scorer)) };
+  const { by, scorers } = { ...offer.usual, ...known };
+  return { by: offer.by.includes(by) ? by : RULES, scorers: offer.scorers.filter((scorer) => [scorers].flat().includes(scorer)) };
 }
 
 function drawChoices() {
-  const select = element("select", {}, ...offer.explainers.map((by) => element("option", { value: by, textContent: nameOf(by), selected: by === chosen.by })));
+  const select = element("select", {}, ...offer.by.map((by) => element("option", { value: by, textContent: nameOf(by), selected: by === chosen.by })));
   const ticks = offer.scorers.map((scorer) => element("label", {}, element("input", { type: "checkbox", value: scorer, checked: chosen.scorers.includes(scorer) }), scorer));
   const scorers = element("fieldset", {}, element("legend", { className: "sr", textContent: "Scorers" }), ...ticks);
   const missing = offer.missing ? [element("p", { className: "note", textContent: sentence({ message: offer.missing }) })] : [];
@@ -99,7 +99,7 @@ function drawChoices() {
 // By the rules alone there is nothing to choose: they take a fifth of a second for all.
 async function offerChoices() {
   offer = await ask("/api/explainers");
-  if (offer.explainers.length === 1 && offer.explainers.includes(offer.usual_explainer)) return;
+  if (offer.by.length === 1 && offer.by.includes(offer.usual.by)) return;
   chosen = before();
   drawChoices();
   say();
