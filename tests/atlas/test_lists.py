@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from panscope.atlas import export
-from panscope.atlas.comments import AUTHOR_CHARACTERS, COMMENT_CHARACTERS
-from panscope.atlas.labels import HUMAN, Label
+from panscope.atlas.comments import COMMENT_CHARACTERS
+from panscope.atlas.labels import AUTHOR_CHARACTERS, HUMAN, Label
 from panscope.atlas.lists import NAME_CHARACTERS, REMARK_CHARACTERS, FeatureList
 from panscope.atlas.notes import Notes
 from panscope.atlas.tables import MIGRATIONS

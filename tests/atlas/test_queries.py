@@ -8,15 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.web.fixture_run import PIECES
 
+from panscope.atlas.alive import density_histogram, random_alive, step
 from panscope.atlas.contexts import Contexts
 from panscope.atlas.features import Atlas, features_file, write_contexts
-from panscope.atlas.queries import (
-    Catalogue,
-    Query,
-    density_histogram,
-    random_alive,
-    step,
-)
+from panscope.atlas.queries import Catalogue, Query
 from panscope.atlas.records import Context, Feature
 from panscope.atlas.short import Columns
 from panscope.errors import Corrupt, Unsupported

@@ -21,8 +21,9 @@ TEXT = "The dog slept under the table in January, and the river rose on Monday."
 
 
 def state(page) -> dict[str, str]:
-    """The query of the page's address."""
-    return {key: values[0] for key, values in parse_qs(urlparse(page.url).query).items()}
+    """The query of the page's address, which Playwright's own `url` follows a little later."""
+    query = page.evaluate("location.search.slice(1)")
+    return {key: values[0] for key, values in parse_qs(query).items()}
 
 
 def hover(tab: Tab, locator) -> None:

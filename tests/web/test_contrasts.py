@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.web.conftest import SAES
+from tests.web.conftest import SAES, TOKEN
 from tests.web.fixture_contrast import build_contrast
 from tests.web.fixture_run import FakeLive, build
 
@@ -19,7 +19,6 @@ from panscope.web import contrasts
 from panscope.web.app import create_app
 from panscope.web.background import WorkView
 
-TOKEN = "0123456789abcdef"
 GIVEN = {"authorization": f"Bearer {TOKEN}"}
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from tests.stages.loopback import Model, Reply, serving
-from tests.web.conftest import SAES
+from tests.web.conftest import SAES, TOKEN
 from tests.web.fixture_run import FakeLive, build
 
 from panscope.web.app import create_app
 
-SAE, TOKEN = SAES[2], "0123456789abcdef"
+SAE = SAES[2]
 FEATURE = f"/api/sae/{SAE}/feature/0"
 GIVEN = {"authorization": f"Bearer {TOKEN}"}
 AS_JSON = {"content-type": "application/json"}
@@ -61,18 +61,17 @@ def names(label: dict[str, Any]) -> list[str]:
 
 def test_what_can_be_chosen_is_said(writable: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     offer = writable.get("/api/explainers").json()
-    assert offer["explainers"] == ["rules"] and offer["model"] == ""
+    assert offer["by"] == ["rules"] and offer["model"] == ""
     assert "no model at" in offer["missing"]
-    assert offer["scorers"] == offer["usual_scorers"] == ["detection", "fuzzing", "simulation"]
+    assert offer["scorers"] == offer["usual"]["scorers"] == ["detection", "fuzzing", "simulation"]
     endpoint = {"model": "qwen3-32b", "key_variable": "A_KEY_OF_THE_TESTS"}
     write_recipe(writable, by="endpoint", scorers=["fuzzing"], endpoint=endpoint)
     offer = writable.get("/api/explainers").json()
-    assert offer["explainers"] == ["rules"] and "A_KEY_OF_THE_TESTS is not set" in offer["missing"]
+    assert offer["by"] == ["rules"] and "A_KEY_OF_THE_TESTS is not set" in offer["missing"]
     monkeypatch.setenv("A_KEY_OF_THE_TESTS", "secret")
     answer = writable.get("/api/explainers")
-    assert answer.json()["explainers"] == ["rules", "endpoint"]
-    assert answer.json() | {"usual_explainer": "endpoint", "model": "qwen3-32b"} == answer.json()
-    assert answer.json()["usual_scorers"] == ["fuzzing"]
+    assert (answer.json()["by"], answer.json()["model"]) == (["rules", "endpoint"], "qwen3-32b")
+    assert answer.json()["usual"] == {"by": "endpoint", "scorers": ["fuzzing"]}
     assert "secret" not in answer.text and "http" not in answer.text
 
 

@@ -7,12 +7,12 @@ from time import sleep
 import pytest
 from fastapi.testclient import TestClient
 from tests.stages.loopback import Reply, serving
-from tests.web.conftest import SAES
+from tests.web.conftest import SAES, TOKEN
 from tests.web.fixture_run import FakeLive, build
 
 from panscope.web.app import create_app
 
-SAE, TOKEN = SAES[2], "0123456789abcdef"
+SAE = SAES[2]
 PATH = f"/api/sae/{SAE}/feature/9/labels"
 GIVEN = {"authorization": f"Bearer {TOKEN}"}
 

@@ -1,7 +1,6 @@
 """Lists and comments: over REST, on pages, in frozen copies, for clients of Neuronpedia."""
 
 import re
-from collections.abc import Iterator
 from contextlib import closing
 from html import unescape
 from pathlib import Path
@@ -11,31 +10,15 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.atlas.test_lists import made_by
 from tests.web.conftest import SAES
-from tests.web.fixture_run import SITES, FakeLive, build
 
 from panscope.atlas.notes import Notes
 from panscope.events import silent
-from panscope.web.app import create_app, freeze_run
+from panscope.web.app import freeze_run
 from panscope.web.pages import N_KEPT
 
-SAE, TOKEN = SAES[0], "0123456789abcdef"
+SAE = SAES[0]
 API, PAGE = f"/api/sae/{SAE}/feature/9", f"/sae/{SAE}/9"
 NAMES = ["../..", "a/b?c#d&e=f", ".", "<b>été 🌧</b>", "x" * 100, "100 %"]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("lists") / "run", SITES[:1])
-
-
-@pytest.fixture
-def writable(run: Path) -> Iterator[TestClient]:
-    """The run without notes, and a client that may write them."""
-    for path in run.glob("notes.sqlite*"):
-        path.unlink()
-    with TestClient(create_app(run, FakeLive(SAES[:1]), TOKEN)) as client:
-        client.headers["authorization"] = f"Bearer {TOKEN}"
-        yield client
 
 
 def put(client: TestClient, name: str, index: int = 9, **more: str) -> Any:

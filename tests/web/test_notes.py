@@ -1,7 +1,6 @@
 """Bookmarks and saved edits: written with the token, read by all, exported."""
 
 import re
-from collections.abc import Iterator
 from contextlib import closing
 from html import unescape
 from pathlib import Path
@@ -11,33 +10,16 @@ from urllib.parse import parse_qs
 import pytest
 from fastapi.testclient import TestClient
 from tests.web.conftest import SAES
-from tests.web.fixture_run import SITES, FakeLive, build
 
 from panscope.atlas.notes import Notes
-from panscope.web.app import create_app
 
-SAE, TOKEN = SAES[0], "0123456789abcdef"
+SAE = SAES[0]
 STAR = f"/api/sae/{SAE}/feature/9/bookmark"
 NOTHING = {"bookmarks": [], "edits": [], "lists": [], "comments": []}
 EDITS = [
     {"sae": SAE, "index": 3, "value": 2.0, "unit": "max"},
     {"action": "zero", "site": "resid_post.0", "toward": "<b>oui</b>", "away": "yes"},
 ]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("notes") / "run", SITES[:1])
-
-
-@pytest.fixture
-def writable(run: Path) -> Iterator[TestClient]:
-    """The run without notes, and a client that may write them."""
-    for path in run.glob("notes.sqlite*"):
-        path.unlink()
-    with TestClient(create_app(run, FakeLive(SAES[:1]), TOKEN)) as client:
-        client.headers["authorization"] = f"Bearer {TOKEN}"
-        yield client
 
 
 def save(client: TestClient, name: str, edits: Any = EDITS) -> Any:

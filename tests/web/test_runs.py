@@ -142,7 +142,7 @@ def test_a_folder_without_runs_is_refused(folder: Path) -> None:
 
 
 # What is handed to `ask`, there or by a function that returns it, keys, what a copy is asked for.
-SAID = r"\b(address|ask)\(|return \[|^const PLACES|^const answers|name === "
+SAID = r"\b(address|ask)\(|return [`\[]|^const PLACES|^const answers|name === "
 
 
 def test_scripts_make_addresses_in_one_place() -> None:

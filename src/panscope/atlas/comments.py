@@ -4,11 +4,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from panscope.atlas.database import Database, now
-from panscope.atlas.labels import LARGEST, latent_of, refuse_unfit_text, window_of
+from panscope.atlas.labels import (
+    AUTHOR_CHARACTERS,
+    LARGEST,
+    latent_of,
+    refuse_unfit_text,
+    window_of,
+)
 from panscope.errors import NotFound
 
 COMMENT_CHARACTERS = 5_000
-AUTHOR_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +62,9 @@ class Comments:
 
     def remove(self, number: int) -> None:
         """Remove a comment by its id; NotFound if there is none, or none any more."""
+        known = max(0, min(number, LARGEST))  # SQLite counts no further, and ids begin at 1
         with self._database.writing() as connection:
-            found = 0 < number <= LARGEST and connection.execute(
-                "DELETE FROM comments WHERE id = ?", (number,)
-            )
-            if not found or not found.rowcount:
+            if not connection.execute("DELETE FROM comments WHERE id = ?", (known,)).rowcount:
                 do = "reload the page, someone else may have removed it"
                 raise NotFound(f"comment {number}", "is not in these notes", do)
 

@@ -7,6 +7,7 @@ from panscope.errors import ConfigError
 
 HUMAN = "human"  # the method of a label that a person wrote
 LABEL_CHARACTERS = 2_000
+AUTHOR_CHARACTERS = 200
 EDITS_CHARACTERS = 1 << 16
 LARGEST = 2**63 - 1  # of an integer in SQLite
 

@@ -97,13 +97,12 @@ class Lists:
     def count(self, name: str) -> int:
         """Count the features of a list; NotFound if there is no such list."""
         kept = name_of(name)
-        ((found,),) = self._database.rows("SELECT count(*) FROM listed WHERE list = ?", kept) or [
-            (0,)
-        ]
+        question = "SELECT count(*) FROM listed WHERE list = ?"
+        found: int = sum(n for (n,) in self._database.rows(question, kept))  # no row without a file
         if not found:
             names = [one.name for one in self.names()]
             raise NotFound("lists", f"no {kept!r}", nearest(kept, names))
-        return int(found)
+        return found
 
     def exported(self, sae: str = "") -> list[dict[str, Any]]:
         """Return every list with its features, those of one Sae or all, as plain values."""

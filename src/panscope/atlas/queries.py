@@ -4,7 +4,6 @@ A Sae's short columns are read once (`short.py`); sorting or filtering 65,536 fe
 milliseconds. Examples are long: they are read from their row group when one feature is asked for.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from panscope.atlas.alive import DensityHistogram, density_histogram, step
 from panscope.atlas.contexts import Contexts
 from panscope.atlas.features import Atlas
 from panscope.atlas.records import Feature, FeatureRow
@@ -25,7 +25,6 @@ from panscope.kept import Kept
 COLUMNS_BYTES = 128 << 20  # of 1.7 million features
 PLACES_BYTES = 32 << 20  # of four million
 Sort = Literal["index", "density", "max", "mean"]
-BIN_DECADES = 0.25  # width of a bin of the density histogram
 Hit = tuple[str, int]
 Only = Mapping[str, Ints] | None
 Corner = tuple[float | None, float | None]
@@ -66,15 +65,6 @@ class FeaturePage:
     rows: tuple[FeatureRow, ...]
     pieces: dict[int, str]
     nearest: str
-
-
-@dataclass(frozen=True, slots=True)
-class DensityHistogram:
-    """Alive features by log10 of their density; one edge more than counts."""
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    n_dead: int
 
 
 class Catalogue:
@@ -269,27 +259,3 @@ def fold(text: str) -> str:
     ' the'
     """
     return text.replace("·", " ").replace("↵", "\n").casefold()
-
-
-def step(columns: Columns, index: int, by: Literal[1, -1]) -> int | None:
-    """The nearest alive feature after or before `index`; None at the end."""
-    density = columns.density
-    others = density[index + 1 :] if by == 1 else density[:index][::-1]
-    alive = others > 0
-    return index + by * (1 + int(alive.argmax())) if alive.any() else None
-
-
-def random_alive(columns: Columns, random: np.random.Generator) -> int:
-    """Any alive feature; any at all in a Sae whose features are all dead."""
-    alive = np.flatnonzero(columns.density > 0)
-    return int(random.choice(alive) if alive.size else random.integers(len(columns.density)))
-
-
-def density_histogram(columns: Columns) -> DensityHistogram:
-    """Count alive features in bins of a quarter of a decade of density."""
-    alive = np.log10(columns.density[columns.density > 0])
-    low = min(-1, math.floor(float(alive.min(initial=0))))
-    edges = np.arange(low, BIN_DECADES / 2, BIN_DECADES)
-    counts, _ = np.histogram(np.clip(alive, low, 0), edges)
-    n_dead = len(columns.density) - alive.size
-    return DensityHistogram(tuple(edges.tolist()), tuple(counts.tolist()), n_dead)

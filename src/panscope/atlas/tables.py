@@ -104,14 +104,9 @@ MIGRATIONS = (
     """,
 )
 # What files of earlier versions are read through, each until the version that has it as a table.
+_KEPT = "SELECT 0 AS id, '' AS sae, 0 AS latent, '' AS created"
 EARLIER = (
     (3, "standing", STANDING),
-    (
-        *(4, "listed"),
-        "SELECT 0 AS id, '' AS list, '' AS sae, 0 AS latent, '' AS remark, '' AS created WHERE 0",
-    ),
-    (
-        *(4, "comments"),
-        "SELECT 0 AS id, '' AS sae, 0 AS latent, '' AS text, '' AS author, '' AS created WHERE 0",
-    ),
+    (4, "listed", f"{_KEPT}, '' AS list, '' AS remark WHERE 0"),
+    (4, "comments", f"{_KEPT}, '' AS text, '' AS author WHERE 0"),
 )

@@ -1,7 +1,7 @@
 """The command that lists what people keep of a run: bookmarks, lists, comments, saved edits."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,13 @@ def notes(run: Path, sae: str, name: str | None, remove: str | None, as_json: bo
         found = {"lists": [one for one in found["lists"] if one["name"] == name_of(name)]}
     if as_json:
         click.echo(json.dumps(found, indent=1, ensure_ascii=False))
-        return
-    _print(run, found, name is not None)
-
-
-def _print(run: Path, found: dict[str, list[dict[str, Any]]], is_one_list: bool) -> None:
-    if is_one_list:
+    elif name is not None:
         OUT.print(_features_table([row for one in found["lists"] for row in one["features"]]))
-        return
+    else:
+        _print_all(run, found)
+
+
+def _print_all(run: Path, found: dict[str, list[dict[str, Any]]]) -> None:
     for kind, table in TABLES.items():
         if found[kind]:
             OUT.print(table(found[kind]))
@@ -64,53 +63,48 @@ def _print(run: Path, found: dict[str, list[dict[str, Any]]], is_one_list: bool)
 
 
 def _bookmarks_table(bookmarks: Rows) -> Table:
-    """List bookmarked features, a row each."""
-    table = _kept_table("bookmarked", "feature", "label")
-    for mark in bookmarks:
-        feature = plain(f"{mark['sae']}:{mark['index']}")
-        table.add_row(mark["created"][:10], feature, plain(mark["label"]))
-    return table
-
-
-def _edits_table(saved: Rows) -> Table:
-    """List saved edits, a row each name."""
-    table = _kept_table("saved", "name", "edits")
-    for one in saved:
-        lines = "\n".join(map(described, parse_all(one["edits"])))
-        table.add_row(one["created"][:10], plain(one["name"]), plain(lines))
-    return table
+    rows = ((_day(one), _feature(one), one["label"]) for one in bookmarks)
+    return _table(("bookmarked", "feature", "label"), rows)
 
 
 def _lists_table(lists: Rows) -> Table:
-    """Name lists, a row each, with how many features are in them."""
-    table = _kept_table("list", "features")
-    for one in lists:
-        table.add_row(plain(one["name"]), str(len(one["features"])))
-    return table
+    rows = ((one["name"], str(len(one["features"]))) for one in lists)
+    return _table(("list", "features"), rows)
 
 
 def _features_table(features: Rows) -> Table:
-    """List the features of a list, a row each."""
-    table = _kept_table("put in", "feature", "label", "remark")
-    for one in features:
-        feature = plain(f"{one['sae']}:{one['index']}")
-        table.add_row(one["created"][:10], feature, plain(one["label"]), plain(one["remark"]))
-    return table
+    rows = ((_day(one), _feature(one), one["label"], one["remark"]) for one in features)
+    return _table(("put in", "feature", "label", "remark"), rows)
 
 
 def _comments_table(comments: Rows) -> Table:
-    """List comments, a row each."""
-    table = _kept_table("written", "feature", "comment", "by")
-    for one in comments:
-        feature = plain(f"{one['sae']}:{one['index']}")
-        table.add_row(one["created"][:10], feature, plain(one["text"]), plain(one["author"]))
-    return table
+    rows = ((_day(one), _feature(one), one["text"], one["author"]) for one in comments)
+    return _table(("written", "feature", "comment", "by"), rows)
 
 
-def _kept_table(*columns: str) -> Table:
+def _edits_table(saved: Rows) -> Table:
+    rows = ((_day(one), one["name"], _lines(one["edits"])) for one in saved)
+    return _table(("saved", "name", "edits"), rows)
+
+
+def _lines(edits: Any) -> str:
+    return "\n".join(map(described, parse_all(edits)))
+
+
+def _day(one: dict[str, Any]) -> str:
+    return str(one["created"][:10])
+
+
+def _feature(one: dict[str, Any]) -> str:
+    return f"{one['sae']}:{one['index']}"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=column == "feature", overflow="fold")  # never cut
+    for row in rows:
+        table.add_row(*map(plain, row))  # square brackets are text
     return table
 
 

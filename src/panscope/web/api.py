@@ -12,13 +12,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from panscope.atlas.queries import (
-    Catalogue,
-    DensityHistogram,
-    FeaturePage,
-    Query,
-    random_alive,
-)
+from panscope.atlas.alive import DensityHistogram, random_alive
+from panscope.atlas.queries import Catalogue, FeaturePage, Query
 from panscope.atlas.records import FeatureRow
 from panscope.atlas.views import FeatureView
 from panscope.web.problem import FAILURES

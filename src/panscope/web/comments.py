@@ -1,12 +1,10 @@
 """Comments on features over REST."""
 
-from contextlib import closing
-
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from panscope.atlas.comments import AUTHOR_CHARACTERS, COMMENT_CHARACTERS, Comment
-from panscope.atlas.notes import Notes
+from panscope.atlas.comments import COMMENT_CHARACTERS, Comment
+from panscope.atlas.labels import AUTHOR_CHARACTERS
 from panscope.web.api import Limit, Offset, Run
 from panscope.web.problem import FAILURES
 from panscope.web.writing import may_write
@@ -35,13 +33,13 @@ def comments(
 def comment(run: Run, sae: str, index: int, request: CommentRequest) -> Comment:
     """Write a comment on a feature."""
     run.catalogue.check(sae, index)
-    with closing(Notes.open(run.notes.path)) as notes:
+    with run.open_notes() as notes:
         return notes.comments.add(sae, index, request.text, request.author)
 
 
 @router.delete("/comments/{number}", dependencies=[Depends(may_write)])
 def remove(run: Run, number: int) -> dict[str, int]:
     """Remove a comment by its id."""
-    with closing(Notes.open(run.notes.path)) as notes:
+    with run.open_notes() as notes:
         notes.comments.remove(number)
     return {"removed": number}

@@ -5,7 +5,7 @@ what is there, and names no address, no model and no key.
 """
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,11 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from panscope.atlas.features import Atlas
 from panscope.atlas.labels import HUMAN, LARGEST, Label
-from panscope.atlas.notes import Notes
 from panscope.errors import ConfigError
 from panscope.stages import explain
 from panscope.web.api import Run
-from panscope.web.labels import label_of
+from panscope.web.labels import label_by_id
 from panscope.web.problem import FAILURES
 from panscope.web.run import RunFolder
 from panscope.web.writing import may_write
@@ -28,28 +27,27 @@ ANSWER_SECONDS = 30.0  # of a language model, for one question
 router = APIRouter(prefix="/api", tags=["labels"], responses=FAILURES)
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What may be chosen here: who explains and judges, by which scorers; the recipe's own choice.
-
-    `explainers` has `endpoint` where the recipe names one that can be asked; `model` is its name,
-    `missing` says otherwise what it lacks.
-    """
-
-    explainers: tuple[explain.By, ...]
-    scorers: tuple[explain.Scorer, ...]
-    usual_explainer: explain.By
-    usual_scorers: tuple[explain.Scorer, ...]
-    model: str
-    missing: str
-
-
 class ExplainRequest(BaseModel):
     """Who finds the label, and by which scorers it is scored; as the recipe says where unsaid."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     by: explain.By | None = None
     scorers: Annotated[tuple[explain.Scorer, ...], Field(max_length=3)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What may be chosen here: who explains and judges, and by which scorers.
+
+    `usual` is the recipe's own choice. `by` has `endpoint` where the recipe names one that can be
+    asked; `model` is its name, `missing` says otherwise what it lacks.
+    """
+
+    by: tuple[explain.By, ...]
+    scorers: tuple[explain.Scorer, ...]
+    usual: ExplainRequest
+    model: str
+    missing: str
 
 
 class RescoreRequest(BaseModel):
@@ -73,10 +71,9 @@ def explainers(run: Run) -> Offer:
     config = explain.config_of(run.folder)
     missing = _missing(config)
     return Offer(
-        explainers=("rules",) if missing else ("rules", "endpoint"),
+        by=("rules",) if missing else ("rules", "endpoint"),
         scorers=explain.SCORERS,
-        usual_explainer=config.by,
-        usual_scorers=config.scorers,
+        usual=ExplainRequest(by=config.by, scorers=config.scorers),
         model="" if missing else config.endpoint.model,
         missing=missing,
     )
@@ -91,10 +88,8 @@ def explain_feature(
     It gets the scores that it lacks. An endpoint is asked less patiently than on the command line.
     """
     run.catalogue.check(sae, index)
-    config = _config(run, request.by)
-    scorers = _in_order(request.scorers, config)
-    with _desk(run, config) as desk:
-        return explain.explain_one(desk, sae, index, scorers)
+    with _desk(run, request) as desk:
+        return explain.explain_one(desk, sae, index)
 
 
 @router.post("/sae/{sae:path}/feature/{index}/rescore", dependencies=[Depends(may_write)])
@@ -106,11 +101,9 @@ def rescore(run: Run, sae: str, index: int, request: RescoreRequest = RESCORE_AS
     if request.label is None:
         label = _persons(run, sae, index)
     else:
-        label = label_of(run, sae, index, request.label)
-    config = _config(run, request.by)
-    scorers = _in_order(request.scorers, config)
-    with _desk(run, config) as desk:
-        return explain.score_one(desk, label, scorers)
+        label = label_by_id(run, sae, index, request.label)
+    with _desk(run, request) as desk:
+        return explain.score_one(desk, label)
 
 
 def _persons(run: RunFolder, sae: str, index: int) -> Label:
@@ -123,11 +116,13 @@ def _persons(run: RunFolder, sae: str, index: int) -> Label:
 
 
 @contextmanager
-def _desk(run: RunFolder, config: explain.Config) -> Iterator[explain.Desk]:
+def _desk(run: RunFolder, request: ExplainRequest | RescoreRequest) -> Iterator[explain.Desk]:
     """Take the turn at the explainer: one feature at a time."""
+    config = _config(run, request.by)
+    scorers = _in_order(request.scorers, config)
     atlas, answers = Atlas(run.folder / "atlas"), run.folder / "answers"
-    with run.explaining.take() as ending, closing(Notes.open(run.notes.path)) as notes:
-        yield explain.Desk(config, atlas, notes, answers, ending)
+    with run.explaining.take() as ending, run.open_notes() as notes:
+        yield explain.Desk(config, scorers, atlas, notes, answers, ending)
 
 
 def _config(run: RunFolder, by: explain.By | None) -> explain.Config:

@@ -105,8 +105,8 @@ def _whole(path: str) -> str:
     >>> _whole("/notes?list=a"), _whole("/help")
     ('/notes?list=a&limit=100000', '/help')
     """
-    plain, _, query = path.partition("?")
-    return f"{plain}?{query}&limit={MOST}".replace("?&", "?") if plain == "/notes" else path
+    plain, mark, _ = path.partition("?")
+    return f"{path}{'&' if mark else '?'}limit={MOST}" if plain == "/notes" else path
 
 
 async def _data(app: ASGIApp, plan: Plan, path: str) -> dict[str, Any]:

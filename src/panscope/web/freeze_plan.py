@@ -68,7 +68,7 @@ class Plan:
     def name_of(self, path: str) -> str | None:
         """Name the file of a path, relative to the copy.
 
-        Of queries only a search's kind tells, and the name of a list.
+        Of its query only the kind of a search and the name of a list matter.
         """
         plain, _, query = path.partition("?")
         asked = parse_qs(html.unescape(query))

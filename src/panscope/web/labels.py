@@ -1,14 +1,12 @@
 """Labels over REST: a feature's with their history, a person's own."""
 
-from contextlib import closing
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from panscope.atlas.judgements import JudgedScore, judged
-from panscope.atlas.labels import HUMAN, LABEL_CHARACTERS, Label
-from panscope.atlas.notes import Notes
+from panscope.atlas.labels import AUTHOR_CHARACTERS, HUMAN, LABEL_CHARACTERS, Label
 from panscope.errors import NotFound, nearest
 from panscope.web.api import Run
 from panscope.web.problem import FAILURES
@@ -34,7 +32,7 @@ class LabelRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     text: str = Field(max_length=LABEL_CHARACTERS)
-    author: str = Field(max_length=200)
+    author: str = Field(max_length=AUTHOR_CHARACTERS)
 
 
 @router.get("/sae/{sae:path}/feature/{index}/labels")
@@ -47,7 +45,7 @@ def labels(run: Run, sae: str, index: int) -> list[Label]:
 @router.get("/sae/{sae:path}/feature/{index}/labels/{label}")
 def judged_label(run: Run, sae: str, index: int, label: int) -> JudgedLabel:
     """Give a label with the windows that each of its scores was judged on."""
-    found = label_of(run, sae, index, label)
+    found = label_by_id(run, sae, index, label)
     scores = judged(found, run.catalogue.record(sae, index), run.catalogue.contexts)
     tokens = {token for score in scores for one in score.judgements for token in one.tokens}
     return JudgedLabel(found.text, found.author, found.method, scores, run.catalogue.pieces(tokens))
@@ -58,12 +56,12 @@ def add_label(run: Run, sae: str, index: int, request: LabelRequest) -> Label:
     """Write a label by hand; older ones stay in the feature's history."""
     run.catalogue.check(sae, index)
     label = Label(sae, index, request.text, request.author, HUMAN)
-    with closing(Notes.open(run.notes.path)) as notes:
+    with run.open_notes() as notes:
         return notes.add(label)
 
 
-def label_of(run: RunFolder, sae: str, index: int, number: int) -> Label:
-    """Find a label of a feature by its id; NotFound names the nearest."""
+def label_by_id(run: RunFolder, sae: str, index: int, number: int) -> Label:
+    """Find a label of a feature, shown or not; NotFound names the nearest."""
     run.catalogue.check(sae, index)
     known = {str(one.id): one for one in run.notes.labels(sae, index)}
     if (found := known.get(str(number))) is None:

@@ -3,7 +3,6 @@
 A list may have any name, also one of dots and slashes, so names stand in queries, not in paths.
 """
 
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,7 +11,6 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from panscope.atlas.lists import NAME_CHARACTERS, REMARK_CHARACTERS, FeatureList, Listed
-from panscope.atlas.notes import Notes
 from panscope.web.api import Limit, Offset, Run
 from panscope.web.problem import FAILURES
 from panscope.web.writing import may_write
@@ -57,7 +55,7 @@ def one_list(run: Run, name: ListName, offset: Offset = 0, limit: Limit = 100) -
 @router.delete("/list", dependencies=[Depends(may_write)])
 def remove(run: Run, name: ListName) -> list[FeatureList]:
     """Take all features out of a list, with which it is gone; name those that are left."""
-    with closing(Notes.open(run.notes.path)) as notes:
+    with run.open_notes() as notes:
         notes.lists.remove(name)
         return notes.lists.names()
 
@@ -73,7 +71,7 @@ def of_feature(run: Run, sae: str, index: int) -> list[Listed]:
 def put(run: Run, sae: str, index: int, request: PutRequest) -> list[Listed]:
     """Put a feature in a list, which is there from then on; a remark replaces the one before."""
     run.catalogue.check(sae, index)
-    with closing(Notes.open(run.notes.path)) as notes:
+    with run.open_notes() as notes:
         notes.lists.put(request.list, sae, index, request.remark)
         return notes.lists.of(sae, index)
 
@@ -81,6 +79,6 @@ def put(run: Run, sae: str, index: int, request: PutRequest) -> list[Listed]:
 @router.delete("/sae/{sae:path}/feature/{index}/lists", dependencies=[Depends(may_write)])
 def take(run: Run, sae: str, index: int, name: ListName) -> list[Listed]:
     """Take a feature out of a list, if it is there; with the last one the list is gone."""
-    with closing(Notes.open(run.notes.path)) as notes:
+    with run.open_notes() as notes:
         notes.lists.take(name, sae, index)
         return notes.lists.of(sae, index)

@@ -1,8 +1,7 @@
 """What people keep of a run: its pages; bookmarks, saved edits and the export over REST."""
 
 import json
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -13,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict
 
 from panscope.atlas import export
-from panscope.atlas.notes import Notes
+from panscope.atlas.export import Kept
 from panscope.atlas.records import FeatureRow
 from panscope.edits import described, dumped, parse_all
 from panscope.web.api import Name, Offset, Run
@@ -26,7 +25,6 @@ from panscope.web.steer import Trees, checked
 from panscope.web.writing import may_write
 
 PAGE, MOST = 100, 100_000  # rows of a table
-Found = dict[str, list[dict[str, Any]]]
 PageLimit = Annotated[int, fastapi.Query(ge=1, le=MOST)]
 
 router = APIRouter(prefix="/api", tags=["notes"], responses=FAILURES)
@@ -67,30 +65,29 @@ def notes_page(
     """Show a window on each kind of notes, of one Sae or of all; or on one list."""
     if name:
         return _list_page(request, run, name, offset, limit)
-    notes, counts = run.notes, run.notes.saved.counts()
-    said = notes.comments.counts()
+    notes = run.notes
     export.refuse_unknown(notes, sae, run.catalogue.atlas.saes)
+    marked, said = Counter(notes.saved.counts()), Counter(notes.comments.counts())
     view = {"sae": sae, "offset": offset, "edits": edits, "limit": limit}
     view |= {"lists": lists, "comments": comments}
     bookmarks = notes.saved.bookmarks(sae, limit, offset)
+    remarks = notes.comments.recent(sae, limit, comments)
+    saved = notes.saved.all_edits(limit, edits)
     return page(
         request,
         "notes.html",
         sae=sae,
-        counts=_added(counts, said),
-        bookmarks=[(mark, _row(run, mark.sae, mark.index)) for mark in bookmarks],
-        marks=_window(view, "offset", _of(counts, sae)),
+        counts=marked + said,
+        bookmarks=[(one, _row(run, one.sae, one.index)) for one in bookmarks],
         lists=notes.lists.names(limit, lists),
-        list_names=_window(view, "lists", notes.lists.n_names()),
-        comments=[
-            (one, _is_known(run, one.sae, one.index))
-            for one in notes.comments.recent(sae, limit, comments)
-        ],
-        said=_window(view, "comments", _of(said, sae)),
-        saved=[
-            (one, parse_all(json.loads(one.edits))) for one in notes.saved.all_edits(limit, edits)
-        ],
-        names=_window(view, "edits", notes.saved.n_names()),
+        comments=[(one, _is_known(run, one.sae, one.index)) for one in remarks],
+        edits=[(one, parse_all(json.loads(one.edits))) for one in saved],
+        windows={
+            "bookmarks": _window(view, "offset", _of(marked, sae)),
+            "lists": _window(view, "lists", notes.lists.n_names()),
+            "comments": _window(view, "comments", _of(said, sae)),
+            "edits": _window(view, "edits", notes.saved.n_names()),
+        },
         pieces=run.catalogue.atlas.pieces,
         described=described,
     )
@@ -106,13 +103,13 @@ def _list_page(
         "list.html",
         list=name,
         features=[(one, _row(run, one.sae, one.index)) for one in features],
-        marks=_window({"list": name, "offset": offset, "limit": limit}, "offset", total),
+        window=_window({"list": name, "offset": offset, "limit": limit}, "offset", total),
         pieces=run.catalogue.atlas.pieces,
     )
 
 
 @router.get("/notes")
-def notes(run: Run, sae: Words = "") -> Found:
+def notes(run: Run, sae: Words = "") -> Kept:
     """Export bookmarks, lists and comments, of one Sae or of all, and the edits last saved.
 
     The newest come first.
@@ -122,18 +119,18 @@ def notes(run: Run, sae: Words = "") -> Found:
 
 
 @router.put("/sae/{sae:path}/feature/{index}/bookmark", dependencies=[Depends(may_write)])
-def bookmark(run: Run, sae: str, index: int) -> Found:
+def bookmark(run: Run, sae: str, index: int) -> Kept:
     """Keep a feature among the bookmarks."""
     run.catalogue.check(sae, index)
-    with _open(run) as notes:
+    with run.open_notes() as notes:
         notes.saved.bookmark(sae, index)
         return notes.saved.exported()
 
 
 @router.delete("/sae/{sae:path}/feature/{index}/bookmark", dependencies=[Depends(may_write)])
-def forget(run: Run, sae: str, index: int) -> Found:
+def forget(run: Run, sae: str, index: int) -> Kept:
     """Take a feature from the bookmarks, if it is there."""
-    with _open(run) as notes:
+    with run.open_notes() as notes:
         notes.saved.forget(sae, index)
         return notes.saved.exported()
 
@@ -149,23 +146,17 @@ def edits(run: Run, name: str) -> dict[str, Any]:
 def save(run: Run, request: SaveRequest) -> dict[str, Any]:
     """Keep edits under a name; what was saved under it before stays in the notes, behind them."""
     text = dumped(checked(run, request.edits))
-    with _open(run) as notes:
+    with run.open_notes() as notes:
         notes.saved.save(request.name, text)
     return edits(run, request.name.strip())
 
 
 @router.delete("/edits/{name:path}", dependencies=[Depends(may_write)])
-def remove(run: Run, name: str) -> Found:
+def remove(run: Run, name: str) -> Kept:
     """Remove the edits under a name, and those that had it before."""
-    with _open(run) as notes:
+    with run.open_notes() as notes:
         notes.saved.remove(name)
         return notes.saved.exported()
-
-
-@contextmanager
-def _open(run: RunFolder) -> Iterator[Notes]:
-    with closing(Notes.open(run.notes.path)) as notes:
-        yield notes
 
 
 def _window(view: dict[str, Any], key: str, total: int) -> Window:
@@ -187,13 +178,9 @@ def _address(view: dict[str, Any]) -> str:
     return f"/notes?{query}" if query else "/notes"
 
 
-def _of(counts: dict[str, int], sae: str) -> int:
+def _of(counts: Counter[str], sae: str) -> int:
     """How many there are of one Sae, or of all."""
-    return counts.get(sae, 0) if sae else sum(counts.values())
-
-
-def _added(counts: dict[str, int], more: dict[str, int]) -> dict[str, int]:
-    return {sae: counts.get(sae, 0) + more.get(sae, 0) for sae in {**counts, **more}}
+    return counts[sae] if sae else counts.total()
 
 
 def _row(run: RunFolder, sae: str, index: int) -> FeatureRow | None:

@@ -11,7 +11,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 from pydantic_core import to_json
 
-from panscope.atlas.queries import Catalogue, random_alive
+from panscope.atlas.alive import random_alive
+from panscope.atlas.queries import Catalogue
 from panscope.errors import ConfigError, NotFound, nearest
 from panscope.stages import explain
 from panscope.web.api import Run

@@ -6,6 +6,7 @@ by a look at their manifests with each request.
 
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,10 @@ class RunFolder:
     def has_suite(self) -> bool:
         """Whether there are Saes that could be run on a text."""
         return self._given is not None or (self.folder / "suite").is_dir()
+
+    def open_notes(self) -> closing[Notes]:
+        """Open the notes to be written to, for the length of a with block."""
+        return closing(Notes.open(self.notes.path))
 
     def label_text(self, sae: str, index: int) -> str:
         """What is shown as a feature's label; empty if it has none."""

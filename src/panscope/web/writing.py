@@ -37,7 +37,7 @@ def token_from_environment() -> str:
 
 @router.get("/writing")
 def writing(request: Request, given: Given) -> Writing:
-    """Say whether labels and edits can be written here, and with this token."""
+    """Say whether notes can be written here, and with this token."""
     token = request.app.state.token
     return Writing(token is not None, token is not None and _is_right(given, token))
 

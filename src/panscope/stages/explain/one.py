@@ -1,6 +1,5 @@
 """One feature while somebody waits: explained, or one of its labels scored."""
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from panscope.atlas.features import Atlas
 from panscope.atlas.labels import Label
 from panscope.atlas.notes import Notes
 from panscope.errors import ConfigError
-from panscope.stages.explain.group import Case, Manner, case, known, labels
+from panscope.stages.explain.group import Case, Explainer, Manner, case, known, labels
 from panscope.stages.explain.rescore import scored
 from panscope.stages.explain.run import Config, explainer_of, in_company, manner_of, rows_of
 from panscope.stages.explain.score import Scorer
@@ -20,18 +19,21 @@ from panscope.stages.explain.score import Scorer
 class Desk:
     """What explaining one feature needs besides the feature.
 
-    Answers are kept in the folder `kept`; once `closing` is set, no more is asked.
+    `scorers` are those that were chosen; the configuration has the recipe's, since its digest tells
+    which labels were found before in the same way. Answers are kept in the folder `kept`; once
+    `closing` is set, no more is asked.
     """
 
     config: Config
+    scorers: tuple[Scorer, ...]
     atlas: Atlas
     notes: Notes
     kept: Path
     closing: Event
 
 
-def explain_one(desk: Desk, sae: str, index: int, scorers: Sequence[Scorer]) -> Label:
-    """Label a feature as the configuration says; score the label by scorers of one's own.
+def explain_one(desk: Desk, sae: str, index: int) -> Label:
+    """Label a feature as the configuration says, and score the label.
 
     A label that was found before in the same way is kept, whatever it was scored by: it gets the
     scores that it lacks.
@@ -43,7 +45,7 @@ def explain_one(desk: Desk, sae: str, index: int, scorers: Sequence[Scorer]) -> 
         ThreadPoolExecutor(config.at_once) as pool,
         explainer_of(config, desk.kept, desk.closing) as asked,
     ):
-        manner = replace(manner_of(config, desk.atlas, asked.explainer), scorers=tuple(scorers))
+        manner = _manner(desk, asked.explainer)
         own, cases = _cases(desk, manner, sae, index)
         if (found := known(own, sae, notes)) is not None:
             return _completed(found, manner, cases, notes)
@@ -54,17 +56,20 @@ def explain_one(desk: Desk, sae: str, index: int, scorers: Sequence[Scorer]) -> 
         return notes.add_all(made)[0]
 
 
-def score_one(desk: Desk, label: Label, scorers: Sequence[Scorer]) -> Label:
+def score_one(desk: Desk, label: Label) -> Label:
     """Score a label that is in the notes, whoever it is by; older scores stay in its history.
 
     Raises ConfigError for a feature with too few windows.
     """
     with explainer_of(desk.config, desk.kept, desk.closing) as asked:
-        manner = manner_of(desk.config, desk.atlas, asked.explainer)
-        manner = replace(manner, scorers=tuple(scorers))
+        manner = _manner(desk, asked.explainer)
         _, cases = _cases(desk, manner, label.sae, label.index)
         scored(manner, label, cases, desk.notes)
     return _again(label, desk.notes)
+
+
+def _manner(desk: Desk, explainer: Explainer) -> Manner:
+    return replace(manner_of(desk.config, desk.atlas, explainer), scorers=desk.scorers)
 
 
 def _cases(desk: Desk, manner: Manner, sae: str, index: int) -> tuple[Case, list[Case]]:

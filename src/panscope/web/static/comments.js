@@ -1,8 +1,8 @@
 // Comments on a feature: a form and buttons to remove for those who may write here.
 import { ask } from "./ask.js";
 import { keep, kept } from "./habits.js";
-import { data, sentence } from "./page.js";
-import { authorisation } from "./token.js";
+import { ofFeature, sentence } from "./page.js";
+import { mayWrite } from "./writing.js";
 
 const place = document.getElementById("comments"); // absent where a page embeds this one
 
@@ -19,11 +19,10 @@ async function done(request, button) {
 
 function comment(event) {
   event.preventDefault();
-  const { sae, feature } = data().view;
   const { text, author } = event.target.elements;
   const said = { text: text.value, author: author.value };
   keep("author", author.value); // as labels are signed
-  done(ask(`/api/sae/${sae.sae}/feature/${feature.index}/comments`, said), event.submitter);
+  done(ask(ofFeature("comments"), said), event.submitter);
 }
 
 function remove(button) {
@@ -32,8 +31,7 @@ function remove(button) {
 }
 
 async function offerComments() {
-  const { accepted } = await ask("/api/writing", null, "may comment");
-  if (!accepted) return;
+  if (!(await mayWrite())) return;
   const form = place.querySelector("form");
   form.elements.author.value = kept("author") ?? "";
   form.addEventListener("submit", comment);
@@ -44,4 +42,4 @@ async function offerComments() {
   form.hidden = place.hidden = false;
 }
 
-if (place && authorisation().authorization) offerComments();
+if (place) offerComments();

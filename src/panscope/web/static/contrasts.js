@@ -3,7 +3,7 @@ import { address } from "./address.js";
 import { ask } from "./ask.js";
 import { element, sentence } from "./page.js";
 import { stageElement } from "./stage.js";
-import { authorisation } from "./token.js";
+import { mayWrite } from "./writing.js";
 
 const EVERY = 1000; // ms between looks at what is at work
 const form = document.getElementById("begin");
@@ -112,7 +112,7 @@ async function fill(input) {
 }
 
 async function offerForm() {
-  const { accepted } = await ask("/api/writing");
+  const accepted = await mayWrite();
   form.hidden = !accepted;
   document.getElementById("how").hidden = accepted;
 }
@@ -122,5 +122,5 @@ form.addEventListener("input", () => ["a", "b"].forEach(showCount));
 for (const input of form.querySelectorAll("[data-into]")) input.onchange = () => fill(input);
 stop.onclick = cancel;
 ["a", "b"].forEach(showCount);
-if (authorisation().authorization) await offerForm();
+offerForm();
 look();

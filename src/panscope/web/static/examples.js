@@ -1,7 +1,7 @@
 // Where a feature fires: its examples as strips in bands, the strongest first.
 import { number, percent } from "./numbers.js";
 import { data, element, remember } from "./page.js";
-import { offersSizes } from "./passages.js";
+import { offerSizes } from "./passages.js";
 import { foldedStrip, snippetStrip, wholeStrip } from "./strip.js";
 import { pin, unpin } from "./tip.js";
 import { canTry, tryPassage } from "./trial.js";
@@ -11,7 +11,7 @@ const { feature } = view;
 const contexts = new Map(view.contexts.map((context) => [context.context, context]));
 const host = document.getElementById("examples"); // absent where a page embeds this one without them
 const lines = [];
-let size = offersSizes(showAll);
+let size = offerSizes(showAll);
 
 // Tokens of an example; the BOS is left out, since no Sae was trained on it.
 function tokensOf(example) {
@@ -56,7 +56,7 @@ function line(example, place) {
     element("span", { className: "acts" }, ...(canTry ? [use] : []), fold),
   );
   const entry = { example, place, made, strip, fold, tokens: tokensOf(example) };
-  fold.onclick = () => show(entry, entry.size !== "whole" ? "whole" : size === "whole" ? "line" : size);
+  fold.onclick = () => turn(entry);
   use.onclick = () => tryPassage(entry.tokens);
   mark(entry, size);
   lines.push(entry);
@@ -68,6 +68,12 @@ function mark(entry, to) {
   entry.fold.textContent = to === "whole" ? "fold" : "unfold";
   entry.fold.setAttribute("aria-expanded", String(to === "whole"));
   entry.made.classList.toggle("open", to !== "line");
+}
+
+// One passage alone: whole, and back to the size of all; where they are whole too, to one line.
+function turn(entry) {
+  const folded = size === "whole" ? "line" : size;
+  show(entry, entry.size === "whole" ? folded : "whole");
 }
 
 function show(entry, to) {

@@ -1,20 +1,19 @@
 // A label found or scored by the server: by whom and by which scorers is chosen here, of what it offers.
 import { ask } from "./ask.js";
 import { keep, kept } from "./habits.js";
-import { data, element, sentence } from "./page.js";
+import { element, ofFeature, sentence } from "./page.js";
 
 const said = document.getElementById("label-said");
-const how = document.getElementById("how");
-const choices = document.getElementById("how-choices");
+const who = document.getElementById("who");
+const choices = document.getElementById("who-choices");
 const RULES = "rules";
 let offer = null;
 let chosen = {}; // as the API takes it; empty for what the run's recipe says
 
 // Post to one of the feature's routes, then show what the notes hold.
 export async function post(route, body) {
-  const { sae, feature } = data().view;
   try {
-    const label = await ask(`/api/sae/${sae.sae}/feature/${feature.index}/${route}`, body);
+    const label = await ask(ofFeature(route), body);
     history.replaceState(null, "", location.pathname + location.search + (willBeTitle(label) ? "" : `#label-${label.id}`));
     location.reload();
   } catch (error) {
@@ -60,7 +59,7 @@ function score(button, body) {
 
 function open(isOpen) {
   choices.hidden = !isOpen;
-  how.setAttribute("aria-expanded", String(isOpen));
+  who.setAttribute("aria-expanded", String(isOpen));
 }
 
 const nameOf = (by) => (by === "endpoint" ? offer.model : by);
@@ -68,7 +67,7 @@ const nameOf = (by) => (by === "endpoint" ? offer.model : by);
 function say() {
   const { by, scorers } = chosen;
   const all = scorers.length === offer.scorers.length ? "" : `, ${scorers.join(" and ") || "without a score"}`;
-  how.textContent = `by ${nameOf(by)}${all}`;
+  who.textContent = `by ${nameOf(by)}${all}`;
 }
 
 function choose() {
@@ -84,12 +83,12 @@ function before() {
   try {
     known = JSON.parse(kept("explaining"));
   } catch {} // it is not of ours
-  const { by, scorers } = { by: offer.usual_explainer, scorers: offer.usual_scorers, ...known };
-  return { by: offer.explainers.includes(by) ? by : RULES, scorers: offer.scorers.filter((scorer) => [scorers].flat().includes(scorer)) };
+  const { by, scorers } = { ...offer.usual, ...known };
+  return { by: offer.by.includes(by) ? by : RULES, scorers: offer.scorers.filter((scorer) => [scorers].flat().includes(scorer)) };
 }
 
 function drawChoices() {
-  const select = element("select", {}, ...offer.explainers.map((by) => element("option", { value: by, textContent: nameOf(by), selected: by === chosen.by })));
+  const select = element("select", {}, ...offer.by.map((by) => element("option", { value: by, textContent: nameOf(by), selected: by === chosen.by })));
   const ticks = offer.scorers.map((scorer) => element("label", {}, element("input", { type: "checkbox", value: scorer, checked: chosen.scorers.includes(scorer) }), scorer));
   const scorers = element("fieldset", {}, element("legend", { className: "sr", textContent: "Scorers" }), ...ticks);
   const missing = offer.missing ? [element("p", { className: "note", textContent: sentence({ message: offer.missing }) })] : [];
@@ -100,12 +99,12 @@ function drawChoices() {
 // By the rules alone there is nothing to choose: they take a fifth of a second for all.
 async function offerChoices() {
   offer = await ask("/api/explainers");
-  if (offer.explainers.length === 1 && offer.explainers.includes(offer.usual_explainer)) return;
+  if (offer.by.length === 1 && offer.by.includes(offer.usual.by)) return;
   chosen = before();
   drawChoices();
   say();
-  how.hidden = false;
-  how.onclick = () => open(choices.hidden);
+  who.hidden = false;
+  who.onclick = () => open(choices.hidden);
 }
 
 export function offerExplaining() {

@@ -5,7 +5,7 @@ import { onWidth } from "./axes.js";
 import { bars } from "./charts.js";
 import { drawExamples } from "./examples.js";
 import { count, density, densityTick, number } from "./numbers.js";
-import { data, element, remember } from "./page.js";
+import { data, element, ofFeature, remember } from "./page.js";
 import { shares } from "./share.js";
 import { glyphs } from "./strip.js";
 import { startTrial } from "./trial.js";
@@ -103,7 +103,7 @@ async function nameElsewhere() {
   const cells = document.querySelectorAll(".near .says");
   if (cells[0].hasChildNodes()) return;
   try {
-    const { hits, pieces } = await ask(`/api/sae/${sae.sae}/feature/${feature.index}/elsewhere`);
+    const { hits, pieces } = await ask(ofFeature("elsewhere"));
     hits.forEach(({ label, row }, n) => cells[n].append(...(label ? [label] : row.peak_tokens.slice(0, 3).map((id) => pieceElement(pieces[id])))));
   } catch (error) {
     sayFailure(cells[0], error, nameElsewhere);

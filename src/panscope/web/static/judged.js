@@ -1,10 +1,10 @@
 // What the scores of a label were judged on: the windows, what was said of each and what is true.
 import { ask, sayFailure } from "./ask.js";
 import { count, number } from "./numbers.js";
-import { data, element } from "./page.js";
+import { data, element, ofFeature } from "./page.js";
 import { wholeStrip } from "./strip.js";
 
-const { sae, feature } = data().view;
+const { feature } = data().view;
 const ASKED = {
   detection: ["Does it fire in this window?", ["silent", "fires"]],
   fuzzing: ["Does it fire on the underlined tokens?", ["no", "yes"]],
@@ -80,7 +80,7 @@ async function open(details) {
   const place = details.querySelector("div");
   if (!details.open || place.hasChildNodes()) return;
   try {
-    const label = await ask(`/api/sae/${sae.sae}/feature/${feature.index}/labels/${details.dataset.judged}`);
+    const label = await ask(ofFeature(`labels/${details.dataset.judged}`));
     place.replaceChildren(...label.scores.map((score, n) => section(score, label, n)));
   } catch (error) {
     sayFailure(place, error, () => place.replaceChildren() || open(details));

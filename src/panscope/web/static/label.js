@@ -1,8 +1,7 @@
 // A label by hand, for those who may write here; and the label that an address names, in its history.
-import { ask } from "./ask.js";
 import { offerExplaining, post } from "./explaining.js";
 import { keep, kept } from "./habits.js";
-import { authorisation } from "./token.js";
+import { mayWrite } from "./writing.js";
 
 const form = document.getElementById("label");
 
@@ -16,9 +15,9 @@ function keepLabel(event) {
 async function offerForm() {
   form.elements.author.value = kept("author") ?? "";
   form.addEventListener("submit", keepLabel);
-  const { accepted } = await ask("/api/writing");
-  form.hidden = !accepted;
-  if (accepted) offerExplaining();
+  if (!(await mayWrite())) return;
+  form.hidden = false;
+  offerExplaining();
 }
 
 function showNamed() {
@@ -30,4 +29,4 @@ function showNamed() {
 }
 
 showNamed();
-if (form && authorisation().authorization) offerForm();
+if (form) offerForm();

@@ -1,14 +1,13 @@
 // The lists of a feature: for those who may write here, a form to put it in one, buttons to take it out.
 import { ask } from "./ask.js";
-import { data, element, sentence } from "./page.js";
-import { authorisation } from "./token.js";
+import { element, ofFeature, sentence } from "./page.js";
+import { mayWrite } from "./writing.js";
 
 const place = document.getElementById("lists"); // absent where a page embeds this one
 
 async function change(verb, query, body) {
-  const { sae, feature } = data().view;
   try {
-    await ask(`/api/sae/${sae.sae}/feature/${feature.index}/lists${query}`, body, "lists", verb);
+    await ask(ofFeature(`lists${query}`), body, "lists", verb);
     location.reload();
   } catch (error) {
     if (error.name !== "AbortError") place.querySelector("[role=status]").textContent = sentence(error);
@@ -28,8 +27,7 @@ async function nameLists() {
 }
 
 async function offerLists() {
-  const { accepted } = await ask("/api/writing", null, "may put in lists");
-  if (!accepted) return;
+  if (!(await mayWrite())) return;
   const form = place.querySelector("form");
   form.addEventListener("submit", putIn);
   form.elements.list.addEventListener("focus", nameLists, { once: true });
@@ -40,4 +38,4 @@ async function offerLists() {
   form.hidden = place.hidden = false;
 }
 
-if (place && authorisation().authorization) offerLists();
+if (place) offerLists();

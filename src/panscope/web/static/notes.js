@@ -1,6 +1,7 @@
-// The notes: bookmarks and edits are taken away again by those who may write here.
+// The notes: what was kept is taken away again by those who may write here.
 import { ask } from "./ask.js";
-import { authorisation } from "./token.js";
+import { sentence } from "./page.js";
+import { mayWrite } from "./writing.js";
 
 async function forget(button) {
   const row = button.closest("tr");
@@ -9,16 +10,16 @@ async function forget(button) {
     await ask(button.dataset.forget, null, button, "DELETE");
     row.remove();
   } catch (error) {
-    if (error.name !== "AbortError") button.textContent = `${error.message}.`;
+    if (error.name !== "AbortError") button.textContent = sentence(error);
   }
 }
 
 async function offerForgetting() {
-  const { accepted } = await ask("/api/writing");
+  if (!(await mayWrite())) return;
   for (const button of document.querySelectorAll("[data-forget]")) {
-    button.hidden = !accepted;
+    button.hidden = false;
     button.onclick = () => forget(button);
   }
 }
 
-if (authorisation().authorization) offerForgetting();
+offerForgetting();

@@ -15,6 +15,12 @@ export function data() {
   return read;
 }
 
+// Where the API has what belongs to the feature that the page is about.
+export function ofFeature(route) {
+  const { sae, feature } = data().view;
+  return `/api/sae/${sae.sae}/feature/${feature.index}/${route}`;
+}
+
 // Keep the page's state in its address, leaving out what has its usual value.
 export function remember(state) {
   const query = new URLSearchParams(location.search);

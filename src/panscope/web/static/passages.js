@@ -29,8 +29,8 @@ function turnBreaks() {
   showBreaks(value);
 }
 
-// The size to begin with; `show` hears of another.
-export function offersSizes(show) {
+// Return the size to begin with; `show` hears of another.
+export function offerSizes(show) {
   const select = document.getElementById("size");
   const first = chosen("size");
   if (!select) return first;
