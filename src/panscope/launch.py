@@ -27,7 +27,7 @@ from panscope.model.folder import POCKET
 from panscope.model.load import Config as ModelConfig
 from panscope.model.load import Model
 from panscope.model.text import Rows
-from panscope.place import Place
+from panscope.place import Place, remove_halves
 from panscope.recipe import Recipe
 from panscope.sae.suite import Suite
 from panscope.sinks import to_tensorboard, to_wandb
@@ -53,8 +53,10 @@ def sinks(recipe: Recipe, out: Path) -> list[Emit]:
 
 
 def record(recipe: Recipe, out: Path) -> None:
-    """Write a recipe into its run folder."""
+    """Write a recipe into its run folder, and take away what killed commands left half done."""
     files.write_json(out / "recipe.json", recipe.described)
+    for pattern in (".*", "answers/*/.*"):
+        remove_halves(out, pattern)
 
 
 class Launch:

@@ -210,6 +210,29 @@ def _named(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
+def remove_halves(folder: Path, pattern: str) -> None:
+    """Remove the temporary files among those of a pattern whose writers were killed.
+
+    A writer that is at work, on this machine, keeps its own.
+    """
+    for path in folder.glob(f"{pattern}.tmp"):
+        writer = path.name.split(".")[-2]
+        if writer.isdigit() and not _is_running(int(writer)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # elsewhere to ask is to end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _connected(url: str) -> tuple[Any, str]:
     protocol = url.partition("://")[0]
     if protocol not in available_protocols():

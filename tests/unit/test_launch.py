@@ -1,3 +1,5 @@
+import os
+import subprocess
 from pathlib import Path
 from typing import get_args
 
@@ -28,6 +30,20 @@ def test_a_runs_recipe_is_read_back_as_it_was_written(tmp_path: Path):
         record(recipe, tmp_path)
         again = read_recipe(str(tmp_path / "recipe.json"))
         assert (again, again.digest()) == (recipe, recipe.digest())
+
+
+def test_what_killed_commands_left_half_done_is_gone_once_a_command_is_done(tmp_path: Path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / "answers/3f").mkdir(parents=True)
+    names = (".report.md", "answers/3f/.3f00.json")
+    dead, living = ([tmp_path / f"{n}.{p}.tmp" for n in names] for p in (ended.pid, os.getppid()))
+    mine = tmp_path / ".notes.tmp"
+    for path in (*dead, *living, mine):
+        path.touch()
+    record(read_recipe("demo"), tmp_path)
+    assert not any(path.exists() for path in dead)
+    assert all(path.exists() for path in (*living, mine))
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest():
