@@ -202,6 +202,16 @@ def test_sums_by_latent_have_the_same_bits_each_time():
     assert all(torch.equal(again, sums[0]) for again in sums)
 
 
+def test_sums_in_order_are_those_of_each_latent():
+    """As a GPU makes them; one latent has no pair."""
+    pairs = random_pairs(40, 30).kept(random_pairs(40, 30).latent != 4)
+    values = draw(len(pairs.z), seed=1)
+    exact = torch.zeros(30, dtype=torch.float64, device=DEVICE)
+    exact.index_add_(0, pairs.latent.long(), values.double())
+    close(pairs.latent_order.sums(values), exact)
+    assert pairs.latent_order.sums(values)[4] == 0
+
+
 def test_pairs_in_the_order_of_their_latents():
     """One of them has none."""
     pairs = random_pairs(9, 30).kept(random_pairs(9, 30).latent != 4)

@@ -44,6 +44,10 @@ class LatentOrder(NamedTuple):
     latent: Index
     edges: Int[Tensor, " latents_plus_1"]
 
+    def sums(self, values: PerPair) -> PerLatent:
+        """Sum the pairs' values latent by latent: equal inputs give equal bits, on a GPU too."""
+        return torch.segment_reduce(values[self.pair], "sum", offsets=self.edges, unsafe=True)
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -97,8 +101,7 @@ class Pairs:
         """Sum the pairs' values latent by latent, in an order that equal inputs repeat."""
         if not values.is_cuda:
             return values.new_zeros(self.n_latents).index_add_(0, self.latent, values)
-        order = self.latent_order  # index_add_ would add in whatever order threads come there
-        return torch.segment_reduce(values[order.pair], "sum", offsets=order.edges, unsafe=True)
+        return self.latent_order.sums(values)  # index_add_ would add as threads come there
 
     def kept(self, is_kept: Bool[Tensor, " pairs"]) -> "Pairs":
         """Drop the other pairs."""
