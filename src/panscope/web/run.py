@@ -82,8 +82,7 @@ class RunFolder:
     def close(self) -> None:
         """Let go of the model: what was made within `nothing_collected` is not found otherwise."""
         if self._live.drop():
-            with nothing_collected():
-                free_frozen()
+            free_frozen()
 
     @property
     def at_work(self) -> bool:
